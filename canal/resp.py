@@ -1,0 +1,192 @@
+"""Framing of a replication stream: where each command begins and ends, without making objects of what is not looked at.
+
+The stream of a master is a sequence of RESP arrays of bulk strings (``*<argc>\\r\\n`` then ``$<len>\\r\\n<bytes>\\r\\n`` per
+argument; Redis protocol specification). Everything here works on one ``bytes`` block and indexes into it; no I/O, no
+state. Lies in the headers raise `ProtocolError` whose ``offset`` is the index into the block (the caller adds the stream
+position of the block), never anything else, and nothing is allocated by a length that a peer merely claims.
+
+`scan` is the hot path: it steps over consecutive commands that pass through untouched, so that they can be sent on as
+one slice.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from canal.errors import ProtocolError
+
+NEED_MORE: Final = 0
+"""`scan` stopped because the next command is not complete in the block."""
+SPECIAL: Final = 1
+"""`scan` stopped before a command that has to be looked at."""
+LIMIT: Final = 2
+"""`scan` stopped because it stepped over as many commands or bytes as asked."""
+
+MAX_ARGUMENTS: Final = 1 << 24
+MAX_BULK: Final = 1 << 30
+"""Bytes of one argument; above Redis's own default ``proto-max-bulk-len`` (512 MiB)."""
+_MAX_HEADER: Final = 24
+
+CRLF: Final = b"\r\n"
+
+
+def compiled() -> bool:
+    """True when this module runs as compiled code rather than as plain Python."""
+    return not __file__.endswith(".py")
+
+
+def _number(buf: bytes, start: int, stop: int, at: int, kind: str, most: int) -> int:
+    """The decimal number in ``buf[start:stop]``, between 0 and ``most``."""
+    digits = buf[start:stop]
+    if not digits.isdigit() or stop - start > 19:
+        raise ProtocolError(f"expected a {kind} as decimal digits, got {digits[:32]!r}", at)
+    value = int(digits)
+    if value > most:
+        raise ProtocolError(f"{kind} of {value} is more than {most}, the most that is accepted", at)
+    return value
+
+
+def _table(mark: bytes) -> dict[bytes, int]:
+    return {mark + b"%d" % number: number for number in range(2048)}
+
+
+_COUNTS: Final = _table(b"*")
+_SIZES: Final = _table(b"$")
+"""The header lines of nearly all commands, so that a look-up replaces checking and converting."""
+
+
+def _count(buf: bytes, at: int, line: int) -> int:
+    """The argument count in the header line ``buf[at:line]``, at least 1."""
+    if buf[at] != 42:  # '*'
+        raise ProtocolError(f"expected a command (*<count>), got {buf[at : at + 32]!r}", at)
+    count = _number(buf, at + 1, line, at, "argument count", MAX_ARGUMENTS)
+    if count == 0:
+        raise ProtocolError("expected a command, got an empty array", at)
+    return count
+
+
+def _size(buf: bytes, at: int, line: int) -> int:
+    """The length in the bulk string header ``buf[at:line]``."""
+    if buf[at] != 36:  # '$'
+        raise ProtocolError(f"expected a bulk string ($<length>), got {buf[at : at + 32]!r}", at)
+    return _number(buf, at + 1, line, at, "bulk length", MAX_BULK)
+
+
+def scan(
+    buf: bytes, pos: int, end: int, stop: int, max_commands: int, max_bytes: int, plain: dict[bytes, int]
+) -> tuple[int, int, int]:
+    """Step over whole commands in ``buf[pos:end]`` whose names are in ``plain``.
+
+    ``plain`` maps a name, spelled exactly, to the argument count that it must have (the name counts), 0 for any.
+    A command that reaches beyond index ``stop`` is special (there stands something that must be looked at).
+    Returns (index after the last command stepped over, number of commands, why it stopped).
+    """
+    find = buf.find
+    sizes = _SIZES
+    counts = _COUNTS
+    first = pos
+    count = 0
+    bound = pos + max_bytes
+    while count < max_commands and pos < bound:
+        line = find(CRLF, pos, end)
+        if line < 0:
+            if end - pos > _MAX_HEADER:
+                raise ProtocolError(f"expected a command (*<count>), got {buf[pos : pos + 32]!r}", pos)
+            return pos, count, NEED_MORE
+        argc = counts.get(buf[pos:line], 0)
+        if argc == 0:
+            argc = _count(buf, pos, line)
+        at = line + 2
+        line = find(CRLF, at, end)
+        if line < 0:
+            return pos, count, _short(buf, at, end)
+        size = sizes.get(buf[at:line], -1)
+        if size < 0:
+            size = _size(buf, at, line)
+        at = line + 2 + size
+        if at + 2 > end:
+            return pos, count, NEED_MORE
+        wanted = plain.get(buf[line + 2 : at], -1)
+        if wanted != 0 and wanted != argc:
+            return pos, count, SPECIAL
+        at += 2
+        while argc > 1:
+            line = find(CRLF, at, end)
+            if line < 0:
+                return pos, count, _short(buf, at, end)
+            size = sizes.get(buf[at:line], -1)
+            if size < 0:
+                size = _size(buf, at, line)
+            at = line + 4 + size
+            argc -= 1
+        if at > end:
+            return pos, count, NEED_MORE
+        if at > stop:
+            return pos, count, SPECIAL
+        if at > bound and pos > first:
+            return pos, count, LIMIT
+        pos = at
+        count += 1
+    return pos, count, LIMIT
+
+
+def _short(buf: bytes, at: int, end: int) -> int:
+    """A header line that is not complete: wait for more, unless it is already longer than any header can be."""
+    if at < end and (buf[at] != 36 or end - at > _MAX_HEADER):
+        raise ProtocolError(f"expected a bulk string ($<length>), got {buf[at : at + 32]!r}", at)
+    return NEED_MORE
+
+
+def parse(buf: bytes, pos: int, end: int) -> tuple[list[bytes], int] | None:
+    """The command at ``pos`` as its arguments, and the index after it; None when it is not complete in the block."""
+    line = buf.find(CRLF, pos, end)
+    if line < 0:
+        if end - pos > _MAX_HEADER:
+            raise ProtocolError(f"expected a command (*<count>), got {buf[pos : pos + 32]!r}", pos)
+        return None
+    argc = _count(buf, pos, line)
+    at = line + 2
+    argv: list[bytes] = []
+    for _ in range(argc):
+        line = buf.find(CRLF, at, end)
+        if line < 0:
+            _short(buf, at, end)
+            return None
+        size = _size(buf, at, line)
+        at = line + 4 + size
+        if at > end:
+            return None
+        if buf[at - 2 : at] != CRLF:
+            raise ProtocolError(f"expected the end of a bulk string of {size} bytes, got {buf[at - 2 : at]!r}", at - 2)
+        argv.append(buf[line + 2 : at - 2])
+    return argv, at
+
+
+def need(buf: bytes, pos: int, end: int) -> int:
+    """At least how many bytes from ``pos`` the incomplete command there takes, as far as its headers tell.
+
+    Lets a reader of big commands wait for enough bytes instead of looking again at every block.
+    """
+    line = buf.find(CRLF, pos, end)
+    if line < 0:
+        return end - pos + 1
+    argc = _count(buf, pos, line)
+    at = line + 2
+    for _ in range(argc):
+        line = buf.find(CRLF, at, end)
+        if line < 0:
+            return end - pos + 1
+        at = line + 4 + _size(buf, at, line)
+        if at > end:
+            return at - pos
+    return at - pos
+
+
+def encode(argv: list[bytes]) -> bytes:
+    """One command as RESP."""
+    parts = [b"*%d\r\n" % len(argv)]
+    for arg in argv:
+        parts.append(b"$%d\r\n" % len(arg))
+        parts.append(arg)
+        parts.append(CRLF)
+    return b"".join(parts)

@@ -1,0 +1,139 @@
+"""Parameter types and option groups that several subcommands share: sizes, addresses, one side of a link."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from canal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from canal.endpoint import Endpoint
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE = re.compile(r"(\d{1,18})\s*([kmgt]?)(?:i?b)?\Z", re.IGNORECASE)
+_SECRET_MAX = 64 * 1024  # bytes of a password file; more is surely the wrong file
+
+
+class Size(click.ParamType):
+    """Bytes with an optional suffix: ``65536``, ``64k``, ``512MiB``, ``2g``; powers of 1024."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = _SIZE.match(value.strip())
+        if match is None:
+            self.fail(f"expected a size such as 512m or 2g, got {value!r}", param, ctx)
+        return int(match[1]) * _UNITS[match[2].lower()]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. ``port`` 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class HostPort(click.ParamType):
+    """``HOST:PORT``, ``[IPV6]:PORT`` or ``:PORT`` (loopback)."""
+
+    name = "HOST:PORT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        if isinstance(value, Address):
+            return value
+        host, colon, port = value.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and not bracketed):
+            self.fail(f"expected HOST:PORT, for example 127.0.0.1:9477 or [::1]:9477, got {value!r}", param, ctx)
+        return Address(host.strip("[]") or "127.0.0.1", int(port))
+
+
+def read_secret(path: str, what: str) -> str:
+    """The first line of a file, without its line end. Raises ConfigError that names the file, never its content."""
+    try:
+        raw = Path(path).read_bytes()[:_SECRET_MAX]
+        return raw.decode().split("\n", 1)[0].rstrip("\r")
+    except OSError as error:
+        raise ConfigError(f"{what}: cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{what}: {path} is not UTF-8 text") from None
+
+
+def side_options(side: str) -> Callable[[F], F]:
+    """The options that say how to log in to one side (``source`` or ``target``): credentials and TLS."""
+    upper = side.upper()
+    options = (
+        click.option(
+            f"--{side}-username", metavar="USER", envvar=f"REDIS_CANAL_{upper}_USERNAME", help=f"ACL user at the {side}."
+        ),
+        click.option(
+            f"--{side}-password-file",
+            metavar="FILE",
+            help=f"File whose first line is the {side}'s password; else REDIS_CANAL_{upper}_PASSWORD.",
+        ),
+        click.option(f"--{side}-ca", metavar="FILE", help=f"CA certificates for TLS with the {side} (default: system)."),
+        click.option(f"--{side}-cert", metavar="FILE", help=f"Client certificate for the {side}."),
+        click.option(f"--{side}-key", metavar="FILE", help="Its private key."),
+        click.option(f"--{side}-server-name", metavar="NAME", help="Name that the certificate must carry (default: host)."),
+        click.option(f"--{side}-insecure", is_flag=True, help=f"Do not verify the {side}'s certificate."),
+    )
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def endpoint(side: str, url: str, given: dict[str, Any]) -> Endpoint:
+    """The endpoint of one side from its URL and the values of ``side_options``. Raises ConfigError."""
+    from canal.endpoint import parse_url
+
+    password_file = given[f"{side}_password_file"]
+    if password_file is not None:
+        password: str | None = read_secret(password_file, f"--{side}-password-file")
+    else:
+        password = os.environ.get(f"REDIS_CANAL_{side.upper()}_PASSWORD") or None
+    return parse_url(url, username=given[f"{side}_username"] or None, password=password, tls=_tls(side, url, given))
+
+
+def _tls(side: str, url: str, given: dict[str, Any]) -> Any:
+    from canal.endpoint import TlsOptions
+
+    ca, cert, key = (given[f"{side}_{name}"] for name in ("ca", "cert", "key"))
+    insecure, server_name = given[f"{side}_insecure"], given[f"{side}_server_name"]
+    if not (ca or cert or key or insecure or server_name):
+        return None
+    if not url.startswith("rediss"):
+        raise ConfigError(f"--{side}: TLS options are given, but the URL is not rediss://; use rediss:// or drop them")
+    for flag, path in (("ca", ca), ("cert", cert), ("key", key)):
+        if path is not None and not Path(path).is_file():
+            raise ConfigError(f"--{side}-{flag}: there is no file {path}")
+    return TlsOptions(ca=ca, cert=cert, key=key, verify=not insecure, server_name=server_name)
+
+
+def state_home() -> Path:
+    """``$XDG_STATE_HOME/redis-canal``, by default ``~/.local/state/redis-canal``. Raises ConfigError without a home."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if base.startswith("/"):
+        return Path(base) / "redis-canal"
+    try:
+        return Path.home() / ".local" / "state" / "redis-canal"
+    except RuntimeError:
+        raise ConfigError("no home directory is known for the state; give --state-dir DIR") from None

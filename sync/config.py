@@ -1,0 +1,65 @@
+"""What one link (a shard's pipeline, source → target) needs to know. Built by the CLI and by nodes; no parsing here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from canal.endpoint import Endpoint
+
+StaleKeys = Literal["delete", "keep"]
+OnError = Literal["stop", "continue"]
+WriterMode = Literal["auto", "gated", "guarded"]
+SnapshotMode = Literal["auto", "always", "never"]
+Existing = Literal["home", "source", "target"]
+Fsync = Literal["always", "everysec", "no"]
+
+MiB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class JournalOptions:
+    """Bounds of the durable journal; sizes in bytes, times in seconds."""
+
+    segment_bytes: int = 64 * MiB
+    fsync: Fsync = "everysec"
+    max_bytes: int = 0  # 0: bounded by the disk only
+    retain_bytes: int = 64 * MiB  # kept behind the applied offset, for targets that roll back
+    retain_seconds: float = 60.0
+    tail_bytes: int = 8 * MiB  # size of each of the two memory buffers
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotOptions:
+    """How a snapshot is applied. ``max_bytes_per_second`` 0 means no limit."""
+
+    mode: SnapshotMode = "auto"
+    stale_keys: StaleKeys | None = None  # None: stop at first contact with a target that holds data
+    existing: Existing = "target"  # two-way only: whose value stays where both sides have the key
+    big_key_bytes: int = 64 * MiB
+    max_bytes_per_second: int = 0
+    connections: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConfig:
+    """One direction of one shard."""
+
+    task: str
+    source: Endpoint
+    target: Endpoint
+    state_dir: Path
+    source_dc: str = "source"
+    target_dc: str = "target"
+    shard: str = "0"
+    uid: str = ""  # of the task; empty: made, and kept in the state directory
+    epoch: int = 0  # from the coordinator; 0: counted in the state directory
+    two_way: bool = False
+    direct: tuple[str, ...] = ()  # origins that reach the target by a task of their own
+    on_error: OnError = "stop"
+    writer: WriterMode = "auto"
+    snapshot: SnapshotOptions = field(default_factory=SnapshotOptions)
+    journal: JournalOptions = field(default_factory=JournalOptions)
+    batch_bytes: int = 256 * 1024
+    batch_commands: int = 1000

@@ -1,0 +1,129 @@
+"""The live figures of one link: written by its pipeline, read by HTTP, metrics, CLI and coordination.
+
+Plain counters on one object, so that reading them costs nothing and never blocks the pipeline. All offsets are stream
+positions in bytes, all times unix seconds unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+State = Literal["connecting", "snapshot", "streaming", "failed", "stopped"]
+
+
+@dataclass(slots=True)
+class SnapshotProgress:
+    """Progress of the snapshot now being applied, or of the last one. ``bytes_total`` is 0 while unknown (diskless)."""
+
+    keys_done: int = 0
+    bytes_done: int = 0
+    bytes_received: int = 0
+    bytes_total: int = 0
+    keys_total: int = 0  # a hint from RESIZEDB; 0 when unknown
+    keys_kept: int = 0  # two-way: keys that the target had and kept
+    keys_restored: int = 0  # by RESTORE, bytes unchanged
+    keys_restamped: int = 0  # by RESTORE with another version in the footer
+    keys_decoded: int = 0  # by ordinary commands
+    stale_deleted: int = 0
+    stale_kept: int = 0
+    started: float = 0.0
+    finished: float = 0.0
+
+
+@dataclass(slots=True)
+class LinkStatus:
+    """One link's figures. Counters only grow within a process; ``state`` moves as design section 10 says."""
+
+    task: str
+    shard: str
+    source_dc: str
+    target_dc: str
+    state: State = "connecting"
+    detail: str = ""  # one line for people: what it waits for, or why it stands still
+    replid: str | None = None
+    source_offset: int = 0  # newest offset received from the source
+    journaled_offset: int = 0  # newest offset on disk
+    applied_offset: int = 0  # newest offset committed at the target
+    source_connected: bool = False
+    target_connected: bool = False
+    received_ms: int = 0  # when the byte at ``source_offset`` arrived, unix ms
+    applied_received_ms: int = 0  # when the byte at ``applied_offset`` had arrived, unix ms
+    last_applied: float = 0.0  # when anything was last applied
+    last_heard: float = 0.0  # when anything (a PING too) was last received from the source
+    commands_received: int = 0
+    commands_applied: int = 0
+    commands_filtered: dict[str, int] = field(default_factory=dict)  # reason -> count
+    commands_failed: int = 0
+    bytes_applied: int = 0
+    loops_dropped: int = 0  # commands of tagged transactions that were dropped by origin
+    batches: int = 0
+    full_resyncs: int = 0
+    full_resync_reasons: dict[str, int] = field(default_factory=dict)
+    partial_resyncs: int = 0
+    source_reconnects: int = 0
+    target_reconnects: int = 0
+    errors: int = 0
+    last_error: str | None = None
+    dead_letters: int = 0
+    epoch: int = 0
+    writer: str = ""
+    journal_bytes: int = 0
+    journal_start: int = 0
+    journal_full: str | None = None  # why capture has left the source; None while there is room
+    fsync_seconds: float = 0.0
+    fsyncs: int = 0
+    latency_buckets: list[int] = field(default_factory=lambda: [0] * 16)  # see LATENCY_BOUNDS
+    latency_sum: float = 0.0
+    snapshot: SnapshotProgress = field(default_factory=SnapshotProgress)
+    started: float = field(default_factory=time.time)
+
+    def failed(self, error: BaseException | str) -> None:
+        """Count an error and keep its text as ``last_error``."""
+        self.errors += 1
+        self.last_error = str(error)
+
+    def filtered(self, reason: str, count: int = 1) -> None:
+        """Count commands that were not replayed, with the reason (a closed set of short words)."""
+        self.commands_filtered[reason] = self.commands_filtered.get(reason, 0) + count
+
+    def observe_latency(self, seconds: float) -> None:
+        """Receive → commit time of one batch."""
+        self.latency_sum += seconds
+        for index, bound in enumerate(LATENCY_BOUNDS):
+            if seconds <= bound:
+                self.latency_buckets[index] += 1
+                return
+        self.latency_buckets[-1] += 1
+
+    @property
+    def lag_bytes(self) -> int:
+        """Bytes received and not yet applied."""
+        return max(0, self.source_offset - self.applied_offset)
+
+    @property
+    def lag_seconds(self) -> float | None:
+        """Age of the oldest byte not yet applied; 0.0 when all is applied; None while the source cannot be reached."""
+        if not self.source_connected:
+            return None
+        if self.lag_bytes == 0:
+            return 0.0
+        return max(0.0, time.time() - self.applied_received_ms / 1000) if self.applied_received_ms else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON of ``/status``."""
+        from dataclasses import asdict
+
+        out = asdict(self)
+        out["lag_bytes"] = self.lag_bytes
+        out["lag_seconds"] = self.lag_seconds
+        out.pop("latency_buckets")
+        out.pop("latency_sum")
+        return out
+
+
+LATENCY_BOUNDS = (
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+)  # fmt: skip
+"""Upper bounds in seconds of ``latency_buckets``; the last bucket is everything above."""
