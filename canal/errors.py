@@ -11,6 +11,7 @@
     │   ├── Unreachable             no connection, or it broke                          exit 4, transient
     │   ├── Unready                 the peer answers "not now" (LOADING, NOMASTERLINK)  exit 4, transient
     │   ├── AuthError               wrong password, no such user, missing permission    exit 4
+    │   ├── TlsError                certificate not accepted, or no TLS there           exit 4
     │   ├── NotRedis                whatever listens there does not speak the protocol  exit 4
     │   ├── ProtocolError           bytes that the protocol does not allow, with offset exit 1
     │   └── RdbError                a snapshot that cannot be read, with offset and key exit 1
@@ -69,6 +70,10 @@ class Unready(PeerError):
 
 class AuthError(PeerError):
     """Wrong password, unknown user, or a permission that is missing."""
+
+
+class TlsError(PeerError):
+    """The TLS handshake failed: a certificate was not accepted, or one side does not speak TLS."""
 
 
 class NotRedis(PeerError):

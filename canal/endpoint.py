@@ -1,0 +1,178 @@
+"""How a server is reached: TLS, connections for our own protocols, redis-py clients for control commands."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from canal.errors import ConfigError, PeerError, TlsError, Unreachable
+from canal.url import Endpoint, TlsOptions, parse_url
+
+__all__ = ["Endpoint", "TlsOptions", "connection_error", "control", "open_connection", "parse_url", "tls_context"]
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+# redis-py names itself to the server (CLIENT SETINFO) unless told not to; the option was renamed in redis-py 7.
+_PARAMETERS = inspect.signature(AbstractConnection.__init__).parameters
+_NO_LIB_NAME: dict[str, Any] = (
+    {"driver_info": None} if "driver_info" in _PARAMETERS else {"lib_name": None, "lib_version": None}
+)
+
+
+def tls_context(options: TlsOptions) -> ssl.SSLContext:
+    """A client context for these options; ConfigError names the file that is missing or cannot be used."""
+    for what, name in (("CA", options.ca), ("certificate", options.cert), ("key", options.key)):
+        if name is not None and not Path(name).exists():
+            raise ConfigError(f"TLS {what} file {name!r} does not exist")
+    if options.key is not None and options.cert is None:
+        raise ConfigError("a TLS key was given without its certificate; give both")
+    is_dir = options.ca is not None and Path(options.ca).is_dir()
+    try:
+        context = ssl.create_default_context(
+            cafile=None if is_dir else options.ca, capath=options.ca if is_dir else None
+        )
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(f"TLS CA file {options.ca!r} cannot be used: {_reason(error)}; expected PEM") from None
+    if options.cert is not None:
+        try:  # the empty passphrase keeps OpenSSL from asking for one on the terminal
+            context.load_cert_chain(options.cert, options.key, password=lambda: b"")
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError(
+                f"TLS certificate {options.cert!r} with key {options.key or options.cert!r} cannot be used: "
+                f"{_reason(error)}; expected PEM, the key without passphrase and belonging to the certificate"
+            ) from None
+    if not options.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).lower().replace("_", " ")
+    return error.strerror or str(error)
+
+
+async def open_connection(
+    endpoint: Endpoint, protocol_factory: Callable[[], P], timeout_s: float
+) -> tuple[asyncio.Transport, P]:
+    """Connect (TLS included) within ``timeout_s`` and return transport and protocol.
+
+    Raises Unreachable (refused, no such host, timeout …; may be retried), TlsError (certificate or handshake) or
+    ConfigError (a TLS file). Keepalive probes are on: a peer that vanished is noticed within about a minute.
+    """
+    try:
+        return await _connect(endpoint, protocol_factory, timeout_s)
+    except (OSError, TimeoutError) as error:
+        raise connection_error(endpoint, error, timeout_s) from None
+
+
+async def _connect(
+    endpoint: Endpoint, protocol_factory: Callable[[], P], timeout_s: float
+) -> tuple[asyncio.Transport, P]:
+    loop = asyncio.get_running_loop()
+    if endpoint.path is not None:
+        async with asyncio.timeout(timeout_s):
+            return await loop.create_unix_connection(protocol_factory, endpoint.path)
+    secure: dict[str, Any] = {}
+    if endpoint.tls is not None:
+        secure = {
+            "ssl": tls_context(endpoint.tls),
+            "server_hostname": endpoint.tls.server_name or endpoint.host,
+            "ssl_handshake_timeout": timeout_s,
+        }
+    async with asyncio.timeout(timeout_s * 2 if secure else timeout_s):
+        transport, protocol = await loop.create_connection(protocol_factory, endpoint.host, endpoint.port, **secure)
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return transport, protocol
+
+
+def connection_error(endpoint: Endpoint, error: BaseException, timeout_s: float) -> PeerError:
+    """What a failed connection attempt means to an operator."""
+    label = endpoint.label
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return TlsError(
+            f"{label}: the server's certificate was not accepted: {error.verify_message}; give the CA file that signed "
+            f"it, or the name it was made for, or switch verification off"
+        )
+    if isinstance(error, ssl.SSLError):
+        return _tls_error(endpoint, error)
+    if isinstance(error, ConnectionAbortedError) and endpoint.tls is not None:
+        return TlsError(f"{label}: no TLS handshake within {timeout_s:g} s; is it a TLS port? redis:// is without")
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return Unreachable(f"{label}: no connection within {timeout_s:g} s; check host, port and firewall")
+    if isinstance(error, socket.gaierror):
+        return Unreachable(f"{label}: host name {endpoint.host!r} cannot be resolved: {error.strerror}")
+    if isinstance(error, ConnectionRefusedError):
+        return Unreachable(f"{label}: connection refused; is the server running there?")
+    if isinstance(error, FileNotFoundError):
+        return Unreachable(f"{label}: no socket at this path; is the server running, with unixsocket set?")
+    if isinstance(error, PermissionError) and endpoint.path is not None:
+        return Unreachable(f"{label}: no permission to use this socket; see the server's unixsocketperm")
+    return Unreachable(f"{label}: {_describe(error)}")
+
+
+def _tls_error(endpoint: Endpoint, error: ssl.SSLError) -> PeerError:
+    reason = error.reason or ""
+    if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
+        return TlsError(f"{endpoint.label}: the server answered without TLS; use redis:// or the server's TLS port")
+    if "CERTIFICATE_REQUIRED" in reason or reason == "SSLV3_ALERT_HANDSHAKE_FAILURE":
+        return TlsError(f"{endpoint.label}: the server wants a client certificate; give certificate and key files")
+    return TlsError(f"{endpoint.label}: TLS failed: {_reason(error)}")
+
+
+def _describe(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text)
+
+
+class _TlsConnection(Connection):
+    """redis-py's TCP connection with a context and server name of ours: it has no option for the latter."""
+
+    def __init__(self, *, context: ssl.SSLContext, server_hostname: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._secure = {"ssl": context, "server_hostname": server_hostname}
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        return {**super()._connection_arguments(), **self._secure}
+
+
+def control(endpoint: Endpoint, *, timeout_s: float = 10.0, client_name: str | None = None) -> Redis:
+    """A redis-py client for control commands only (INFO, SCAN, CLIENT …), replies as bytes.
+
+    Retries are off: redis-py's default would deliver a command whose connection broke up to eleven times. Close it
+    with ``aclose()``. Its errors are redis-py's own.
+    """
+    kwargs: dict[str, Any] = {
+        "username": endpoint.username,
+        "password": endpoint.password,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+        **_NO_LIB_NAME,
+        "client_name": client_name,
+        "protocol": 2,
+    }
+    if endpoint.path is not None:
+        kwargs.update(connection_class=UnixDomainSocketConnection, path=endpoint.path)
+    else:
+        kwargs.update(host=endpoint.host, port=endpoint.port, connection_class=Connection)
+    if endpoint.tls is not None:
+        name = endpoint.tls.server_name or endpoint.host
+        kwargs.update(connection_class=_TlsConnection, context=tls_context(endpoint.tls), server_hostname=name)
+    return Redis.from_pool(ConnectionPool(**kwargs))
