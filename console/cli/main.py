@@ -14,6 +14,8 @@ from typing import Any, Final, NoReturn
 
 import click
 
+from console.cli.about import version_text
+
 PROGRAM: Final = "redis-canal"
 
 # name -> (where the click command is, what it does). A module that is not installed is not listed.
@@ -55,25 +57,6 @@ class LazyGroup(click.Group):
                 formatter.write_dl(rows)
 
 
-def version_text() -> str:
-    """``redis-canal <version>, Python <version>, framing <plain|compiled>``."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        package = version("rediscanal")
-    except PackageNotFoundError:
-        package = "unpackaged"
-    return f"{PROGRAM} {package}, Python {platform.python_version()}, framing {framing()}"
-
-
-def framing() -> str:
-    """Which framing the data path uses: ``compiled`` when canal.resp is an extension module, else ``plain``."""
-    spec = find_spec("canal.resp")
-    origin = spec.origin if spec is not None and spec.origin else ""
-    return "plain" if origin.endswith((".py", ".pyc")) or not origin else "compiled"
-
-
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         click.echo(version_text())
@@ -81,7 +64,9 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show versions.")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show versions."
+)
 @click.option(
     "-c",
     "--config",

@@ -14,7 +14,7 @@ import click
 from canal.errors import ConfigError
 
 if TYPE_CHECKING:
-    from canal.endpoint import Endpoint
+    from canal.endpoint import Endpoint, TlsOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,7 +23,13 @@ _SIZE = re.compile(r"(\d{1,18})\s*([kmgt]?)(?:i?b)?\Z", re.IGNORECASE)
 _SECRET_MAX = 64 * 1024  # bytes of a password file; more is surely the wrong file
 
 
-class Size(click.ParamType):
+if TYPE_CHECKING:
+    _Bytes = click.ParamType[int]
+else:
+    _Bytes = click.ParamType  # generic only from click 8.5 on
+
+
+class Size(_Bytes):
     """Bytes with an optional suffix: ``65536``, ``64k``, ``512MiB``, ``2g``; powers of 1024."""
 
     name = "SIZE"
@@ -48,7 +54,13 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class HostPort(click.ParamType):
+if TYPE_CHECKING:
+    _Address = click.ParamType[Address]
+else:
+    _Address = click.ParamType
+
+
+class HostPort(_Address):
     """``HOST:PORT``, ``[IPV6]:PORT`` or ``:PORT`` (loopback)."""
 
     name = "HOST:PORT"
@@ -58,7 +70,13 @@ class HostPort(click.ParamType):
             return value
         host, colon, port = value.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and not bracketed):
+        if (
+            not colon
+            or not port.isascii()
+            or not port.isdigit()
+            or int(port) > 65535
+            or (":" in host and not bracketed)
+        ):
             self.fail(f"expected HOST:PORT, for example 127.0.0.1:9477 or [::1]:9477, got {value!r}", param, ctx)
         return Address(host.strip("[]") or "127.0.0.1", int(port))
 
@@ -79,17 +97,24 @@ def side_options(side: str) -> Callable[[F], F]:
     upper = side.upper()
     options = (
         click.option(
-            f"--{side}-username", metavar="USER", envvar=f"REDIS_CANAL_{upper}_USERNAME", help=f"ACL user at the {side}."
+            f"--{side}-username",
+            metavar="USER",
+            envvar=f"REDIS_CANAL_{upper}_USERNAME",
+            help=f"ACL user at the {side}.",
         ),
         click.option(
             f"--{side}-password-file",
             metavar="FILE",
             help=f"File whose first line is the {side}'s password; else REDIS_CANAL_{upper}_PASSWORD.",
         ),
-        click.option(f"--{side}-ca", metavar="FILE", help=f"CA certificates for TLS with the {side} (default: system)."),
+        click.option(
+            f"--{side}-ca", metavar="FILE", help=f"CA file or directory for TLS with the {side} (default: system)."
+        ),
         click.option(f"--{side}-cert", metavar="FILE", help=f"Client certificate for the {side}."),
         click.option(f"--{side}-key", metavar="FILE", help="Its private key."),
-        click.option(f"--{side}-server-name", metavar="NAME", help="Name that the certificate must carry (default: host)."),
+        click.option(
+            f"--{side}-server-name", metavar="NAME", help="Name that the certificate must carry (default: host)."
+        ),
         click.option(f"--{side}-insecure", is_flag=True, help=f"Do not verify the {side}'s certificate."),
     )
 
@@ -110,21 +135,19 @@ def endpoint(side: str, url: str, given: dict[str, Any]) -> Endpoint:
         password: str | None = read_secret(password_file, f"--{side}-password-file")
     else:
         password = os.environ.get(f"REDIS_CANAL_{side.upper()}_PASSWORD") or None
-    return parse_url(url, username=given[f"{side}_username"] or None, password=password, tls=_tls(side, url, given))
+    try:
+        return parse_url(url, username=given[f"{side}_username"] or None, password=password, tls=_tls(side, given))
+    except ConfigError as error:
+        raise ConfigError(f"--{side}: {error}") from None
 
 
-def _tls(side: str, url: str, given: dict[str, Any]) -> Any:
+def _tls(side: str, given: dict[str, Any]) -> TlsOptions | None:
     from canal.endpoint import TlsOptions
 
-    ca, cert, key = (given[f"{side}_{name}"] for name in ("ca", "cert", "key"))
-    insecure, server_name = given[f"{side}_insecure"], given[f"{side}_server_name"]
+    ca, cert, key, server_name = (given[f"{side}_{name}"] for name in ("ca", "cert", "key", "server_name"))
+    insecure = given[f"{side}_insecure"]
     if not (ca or cert or key or insecure or server_name):
         return None
-    if not url.startswith("rediss"):
-        raise ConfigError(f"--{side}: TLS options are given, but the URL is not rediss://; use rediss:// or drop them")
-    for flag, path in (("ca", ca), ("cert", cert), ("key", key)):
-        if path is not None and not Path(path).is_file():
-            raise ConfigError(f"--{side}-{flag}: there is no file {path}")
     return TlsOptions(ca=ca, cert=cert, key=key, verify=not insecure, server_name=server_name)
 
 

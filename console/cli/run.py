@@ -1,0 +1,121 @@
+"""``redis-canal run``: one link in the foreground, without nodes or a coordinator."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from canal.errors import ConfigError
+from console.cli.options import Address, HostPort, Size, endpoint, side_options, state_home
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and datacenters: they enter keys and paths
+
+
+@click.command(name="run", short_help="Run one link in the foreground.")
+@click.option("--source", required=True, metavar="URL", help="Master to follow: redis://, rediss:// or unix://.")
+@click.option("--target", required=True, metavar="URL", help="Master to write to: redis://, rediss:// or unix://.")
+@click.option("--name", metavar="TASK", help="Name of the task (default: <source-dc>-<target-dc>).")
+@click.option("--source-dc", metavar="DC", help="Datacenter of the source (default: source).")
+@click.option("--target-dc", metavar="DC", help="Datacenter of the target (default: target).")
+@click.option("--two-way", is_flag=True, help="Another link runs the other way: never send a write back to its origin.")
+@click.option("--direct", multiple=True, metavar="DC", help="Origin that has a direct task of its own to the target.")
+@click.option("--snapshot", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
+@click.option(
+    "--stale-keys",
+    type=click.Choice(["delete", "keep"]),
+    help="What happens to keys of the target that the source does not have.",
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["stop", "continue"]),
+    default="stop",
+    show_default=True,
+    help="When the target refuses a command for good; it is kept as a dead letter either way.",
+)
+@click.option("--writer", type=click.Choice(["auto", "gated", "guarded"]), default="auto", show_default=True)
+@side_options("source")
+@side_options("target")
+@click.option(
+    "--state-dir", metavar="DIR", type=click.Path(file_okay=False), help="Journal, spool, identity of the task."
+)
+@click.option("--fsync", type=click.Choice(["always", "everysec", "no"]), default="everysec", show_default=True)
+@click.option(
+    "--max-journal-bytes", type=Size(), default=0, help="Bound of the journal, such as 20g (default: the disk)."
+)
+@click.option("--http", type=HostPort(), help="Serve /metrics, /status, /liveness and /readiness there.")
+@click.option("--stop-timeout", type=click.FloatRange(0, 3600), default=10.0, show_default=True, metavar="SECONDS")
+@click.option("-v", "--verbose", count=True, help="Debug messages; twice for those of libraries too.")
+@click.option("--json-logs", is_flag=True, help="One JSON object per log line, and no live display.")
+def command(**given: Any) -> int:
+    """Run one link, source to target, in the foreground, until SIGTERM or SIGINT.
+
+    The first signal stops reading, applies what is journaled and exits 0; a second one stops at once. Passwords come
+    from --source-password-file and --target-password-file or from REDIS_CANAL_SOURCE_PASSWORD and
+    REDIS_CANAL_TARGET_PASSWORD.
+    """
+    config = build_config(given)
+    from console.cli.foreground import run_foreground
+
+    http: Address | None = given["http"]
+    return run_foreground(
+        config,
+        http=None if http is None else (http.host, http.port),
+        verbose=given["verbose"],
+        json_logs=given["json_logs"],
+        stop_timeout_s=given["stop_timeout"],
+    )
+
+
+def build_config(given: dict[str, Any]) -> Any:
+    """The LinkConfig of the options. Raises ConfigError for what does not fit together."""
+    from sync.config import JournalOptions, LinkConfig, SnapshotOptions
+
+    source_dc, target_dc = _datacenters(given)
+    task = given["name"] or f"{source_dc}-{target_dc}"
+    for flag, name in (("--name", task), *(("--direct", dc) for dc in given["direct"])):
+        _check_name(flag, name)
+    return LinkConfig(
+        task=task,
+        source=endpoint("source", given["source"], given),
+        target=endpoint("target", given["target"], given),
+        state_dir=_state_dir(given["state_dir"], task),
+        source_dc=source_dc,
+        target_dc=target_dc,
+        two_way=given["two_way"],
+        direct=given["direct"],
+        on_error=given["on_error"],
+        writer=given["writer"],
+        snapshot=SnapshotOptions(mode=given["snapshot"], stale_keys=given["stale_keys"]),
+        journal=JournalOptions(fsync=given["fsync"], max_bytes=given["max_journal_bytes"]),
+    )
+
+
+def _datacenters(given: dict[str, Any]) -> tuple[str, str]:
+    source_dc, target_dc = given["source_dc"], given["target_dc"]
+    if given["two_way"] and not (source_dc and target_dc):
+        raise ConfigError(
+            "--two-way needs --source-dc and --target-dc: writes are told apart by the datacenter they were made in; "
+            "give both links the same two names, the other way round"
+        )
+    source_dc, target_dc = source_dc or "source", target_dc or "target"
+    _check_name("--source-dc", source_dc)
+    _check_name("--target-dc", target_dc)
+    if source_dc == target_dc:
+        raise ConfigError(f"--source-dc and --target-dc are both {source_dc!r}; give the datacenters different names")
+    return source_dc, target_dc
+
+
+def _check_name(flag: str, name: str) -> None:
+    if _NAME.match(name) is None:
+        raise ConfigError(
+            f"{flag}: expected a name of letters, digits, '.', '_' and '-' (at most 63), starting with a letter or "
+            f"digit, got {name!r}"
+        )
+
+
+def _state_dir(given: str | None, task: str) -> Path:
+    """The directory of this link: what --state-dir names, else one per task below the XDG state home."""
+    return Path(given) if given else state_home() / task
