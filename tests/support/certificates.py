@@ -1,0 +1,60 @@
+"""Certificates for TLS tests, made by the openssl command: a CA, a server and a client certificate."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class OpensslMissing(Exception):
+    """There is no openssl command on this machine."""
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """PEM files. The server's is valid for 127.0.0.1 and localhost; `other_ca` signed none of them."""
+
+    ca: Path
+    server_cert: Path
+    server_key: Path
+    client_cert: Path
+    client_key: Path
+    other_ca: Path
+
+
+def make_certificates(directory: Path) -> Certificates:
+    if shutil.which("openssl") is None:
+        raise OpensslMissing("no openssl here; get it with: apt-get install openssl")
+    directory.mkdir(parents=True, exist_ok=True)
+    ca, ca_key = _authority(directory, "ca")
+    other_ca, _ = _authority(directory, "other-ca")
+    server = _signed(directory, "server", ca, ca_key)
+    client = _signed(directory, "client", ca, ca_key)
+    return Certificates(ca, *server, *client, other_ca)
+
+
+def _authority(directory: Path, name: str) -> tuple[Path, Path]:
+    certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
+    _openssl("req", "-x509", *_NEW_KEY, "-keyout", key, "-out", certificate, "-days", "30", "-subj", f"/CN=test {name}")
+    return certificate, key
+
+
+def _signed(directory: Path, name: str, ca: Path, ca_key: Path) -> tuple[Path, Path]:
+    certificate, key, request = (directory / f"{name}.{suffix}" for suffix in ("crt", "key", "csr"))
+    extension = directory / f"{name}.ext"
+    extension.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    _openssl("req", *_NEW_KEY, "-keyout", key, "-out", request, "-subj", f"/CN={name}")
+    _openssl(
+        *("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial"),
+        *("-days", "30", "-extfile", extension, "-out", certificate),
+    )
+    return certificate, key
+
+
+_NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+
+def _openssl(*arguments: str | Path) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
