@@ -18,6 +18,7 @@ from canal.commands.keys import (
     written_keys,
 )
 from canal.commands.keyspec import OLD, READ, WRITE, Argv, integer
+from canal.commands.kind import ServerKind
 from canal.commands.table import COMMANDS, PLAIN, CommandInfo, Flag, is_plain_set, lookup
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "CommandInfo",
     "Flag",
     "Keys",
+    "ServerKind",
     "all_keys",
     "builds_on_old_value",
     "destination_db",

@@ -188,6 +188,7 @@ VSETATTR         vectorset U1        idem                8.0   -
 FLUSHDB          -       -           idem,all            1.0   =
 FLUSHALL         -       -           idem,all            1.0   =
 SWAPDB           -       -           all                 4.0   =
+CLUSTER          -       -           all,never,noscript  3.0   =
 EVAL             -       M#2         opaque,noscript     2.6   =
 EVALSHA          -       M#2         opaque,noscript     2.6   =
 FCALL            -       M#2         opaque,noscript,never 7.0 =

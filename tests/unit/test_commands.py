@@ -8,6 +8,7 @@ from canal.commands import (
     COMMANDS,
     PLAIN,
     Flag,
+    ServerKind,
     all_keys,
     builds_on_old_value,
     destination_db,
@@ -185,3 +186,16 @@ def test_integer(text: bytes, value: int | None) -> None:
 def test_a_bad_specification_is_refused() -> None:
     with pytest.raises(ValueError, match="expected W, U, R or M"):
         parse_word("Q1")
+
+
+def test_server_kinds() -> None:
+    redis7 = ServerKind.from_info({"redis_version": "7.0.15"})
+    valkey9 = ServerKind.from_info({"redis_version": "7.2.4", "valkey_version": "9.1.0-rc1", "server_name": "valkey"})
+    assert redis7 == ServerKind("redis", (7, 0, 15)) and str(valkey9) == "valkey 9.1.0"
+    assert redis7.at_least((7, 0)) and not redis7.at_least((7, 2))
+    assert valkey9.at_least((99,)) and not valkey9.at_least((1,), None) and not valkey9.at_least((1,), (9, 2))
+    assert redis7.same_or_newer_than(ServerKind("redis", (6, 2, 14)))
+    assert not redis7.same_or_newer_than(ServerKind("redis", (7, 2, 4)))
+    assert not valkey9.same_or_newer_than(redis7)
+    with pytest.raises(ValueError, match="got 'redis' 'unknown'"):
+        ServerKind.parse("redis", "unknown")
