@@ -1,0 +1,119 @@
+"""The records that nodes agree on, and their JSON. Every record carries its format version.
+
+A record of a newer format than this program knows is refused as a whole with one clear line: guessing at it could
+start a task twice. Unknown fields of a known format are ignored, so that a field may be added without a new format.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeVar, cast
+
+from canal.errors import ConfigError, Refused, StateError
+from node.coordination.plan import ShardId
+from node.coordination.state import ShardState
+
+FORMAT = 1
+
+Desired = Literal["running", "paused", "stopped"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A live daemon. ``boot`` and ``pid_started`` tell, on the same machine, whether that process still lives."""
+
+    node: str
+    datacenter: str = ""
+    host: str = ""
+    pid: int = 0
+    version: str = ""
+    http: str = ""  # base address of its HTTP, empty when it has none
+    max_shards: int = 256
+    started: float = 0.0
+    boot: str = ""
+    pid_started: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """One configured direction. ``uid`` is made when the task is created and is never used again by another."""
+
+    task: str
+    uid: str
+    spec: dict[str, Any]
+    desired: Desired = "stopped"
+    created: float = 0.0
+    changed: float = 0.0
+    changed_by: str = ""
+    restart: int = 0  # raised by one to have every worker of the task start anew
+    version: int = field(default=0, compare=False)  # the record's own; not part of its JSON
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRecord:
+    """Who runs a shard. ``token`` is new with every acquisition."""
+
+    node: str
+    epoch: int
+    token: str
+    acquired: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardView:
+    """One shard as the coordinator shows it."""
+
+    id: ShardId
+    holder: str | None
+    epoch: int
+    state: ShardState
+    version: int  # of the state record, -1 when there is none yet
+
+
+def encode(record: object) -> bytes:
+    """A record dataclass as JSON with its format version."""
+    value = asdict(cast(Any, record))
+    if isinstance(record, TaskRecord):
+        value.pop("version")
+    return json.dumps({"format": FORMAT, **value}, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def decode(kind: type[T], data: bytes, path: str) -> T:
+    """Read a record of ``kind``; raises `Refused` for a newer format, `StateError` for bytes that are no record."""
+    value = decode_object(data, path)
+    known = {f.name for f in fields(cast(Any, kind))}
+    try:
+        return kind(**{name: item for name, item in value.items() if name in known})
+    except TypeError as error:
+        raise StateError(f"coordination record {path} lacks a field ({error}); remove it or restore it") from None
+
+
+def decode_object(data: bytes, path: str) -> dict[str, Any]:
+    """The JSON object of a record, its format checked as in `decode`."""
+    try:
+        value = json.loads(data)
+        version = value["format"]
+        if not isinstance(version, int):
+            raise TypeError
+    except (ValueError, TypeError, KeyError):
+        raise StateError(f"coordination record {path} is not one of redis-canal's: {data[:60]!r}") from None
+    if version > FORMAT:
+        raise Refused(
+            f"coordination record {path} has format {version}, this redis-canal knows up to {FORMAT}:"
+            " it was written by a newer one; upgrade this node"
+        )
+    return cast(dict[str, Any], value)
+
+
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return ``name`` when it may name a ``kind`` (task, node, shard); raises `ConfigError` otherwise."""
+    if not name or len(name) > 128 or not set(name) <= _NAME or name.startswith("."):
+        raise ConfigError(
+            f"{name!r} cannot name a {kind}: expected 1 to 128 letters, digits, '-', '_' or '.', not beginning with '.'"
+        )
+    return name
