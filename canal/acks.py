@@ -31,19 +31,20 @@ class AckPolicy:
         self._asked_at = now
         self._tail = b""
 
-    def received(self, block: memoryview, now: float) -> None:
-        """A block of the stream came at ``now`` (seconds of any monotonic clock)."""
+    def received(self, block: memoryview, now: float) -> bool:
+        """A block of the stream came at ``now`` (seconds of any monotonic clock); True if the exact offset is asked."""
         size = len(block)
         if size <= _CONTROL_MAX and (found := _CONTROL.match(block)):
             if found[1]:
                 self._ask(now)
             self._tail = b""
-            return
+            return self._asked
         self._quiet_since = now
         self._asked = False
         self._tail = bytes(block[-len(GETACK) :]) if size >= len(GETACK) else (self._tail + block)[-len(GETACK) :]
         if self._tail.upper() == GETACK:
             self._ask(now)
+        return self._asked
 
     def _ask(self, now: float) -> None:
         if not self._asked:

@@ -10,15 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from redis import exceptions as theirs
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from canal.errors import ConfigError, PeerError, TlsError, Unreachable
+from canal.errors import AuthError, ConfigError, NotRedis, PeerError, TlsError, Unreachable, Unready
 from canal.url import Endpoint, TlsOptions, parse_url
 
-__all__ = ["Endpoint", "TlsOptions", "connection_error", "control", "open_connection", "parse_url", "tls_context"]
+__all__ = [
+    "Endpoint",
+    "TlsOptions",
+    "connection_error",
+    "control",
+    "control_error",
+    "open_connection",
+    "parse_url",
+    "tls_context",
+]
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
@@ -107,8 +117,8 @@ def connection_error(endpoint: Endpoint, error: BaseException, timeout_s: float)
     label = endpoint.label
     if isinstance(error, ssl.SSLCertVerificationError):
         return TlsError(
-            f"{label}: the server's certificate was not accepted: {error.verify_message}; give the CA file that signed "
-            f"it, or the name it was made for, or switch verification off"
+            f"{label}: the server's certificate was not accepted: {error.verify_message.rstrip('.')}; "
+            f"give the CA file that signed it, or the name it was made for, or switch verification off"
         )
     if isinstance(error, ssl.SSLError):
         return _tls_error(endpoint, error)
@@ -156,7 +166,7 @@ def control(endpoint: Endpoint, *, timeout_s: float = 10.0, client_name: str | N
     """A redis-py client for control commands only (INFO, SCAN, CLIENT …), replies as bytes.
 
     Retries are off: redis-py's default would deliver a command whose connection broke up to eleven times. Close it
-    with ``aclose()``. Its errors are redis-py's own.
+    with ``aclose()``. Its errors are redis-py's own; ``control_error`` says what they mean.
     """
     kwargs: dict[str, Any] = {
         "username": endpoint.username,
@@ -176,3 +186,36 @@ def control(endpoint: Endpoint, *, timeout_s: float = 10.0, client_name: str | N
         name = endpoint.tls.server_name or endpoint.host
         kwargs.update(connection_class=_TlsConnection, context=tls_context(endpoint.tls), server_hostname=name)
     return Redis.from_pool(ConnectionPool(**kwargs))
+
+
+_NOT_NOW = (
+    theirs.BusyLoadingError,
+    theirs.MasterDownError,
+    theirs.ClusterDownError,
+    theirs.TryAgainError,
+    theirs.ReadOnlyError,
+)
+_NOT_NOW_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "OOM", "UNKILLABLE")
+
+
+def control_error(endpoint: Endpoint, error: theirs.RedisError | OSError, timeout_s: float = 10.0) -> PeerError:
+    """What an error of a ``control`` client means, in our tree; PeerError itself when the command was refused."""
+    label = endpoint.label
+    if isinstance(error, OSError):
+        return connection_error(endpoint, error, timeout_s)
+    if isinstance(error, theirs.NoPermissionError):
+        return AuthError(f"{label}: the user lacks a permission: {error}")
+    if isinstance(error, theirs.AuthenticationError | theirs.AuthenticationWrongNumberOfArgsError):
+        return AuthError(f"{label}: {error}")
+    if isinstance(error, _NOT_NOW) or str(error).startswith(_NOT_NOW_CODES):
+        return Unready(f"{label}: not now: {error}")
+    if isinstance(error, theirs.InvalidResponse):
+        return NotRedis(f"{label}: no Redis answers there: {error}")
+    if str(error).startswith("DENIED"):
+        return AuthError(f"{label}: the server's protected mode lets only local clients in")
+    if isinstance(error, theirs.ConnectionError | theirs.TimeoutError):
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, OSError) and not isinstance(cause, ConnectionResetError):
+            return connection_error(endpoint, cause, timeout_s)
+        return Unreachable(f"{label}: {error}")
+    return PeerError(f"{label}: {error}")

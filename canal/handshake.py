@@ -197,8 +197,13 @@ class Handshake:
             send += self._request()
         return Step(send, at, None)
 
+    @property
+    def unfinished(self) -> bool:
+        """Part of a line has come, its end has not."""
+        return bool(self._line)
+
     def closed(self) -> PeerError:
-        """What it means that the peer hung up now."""
+        """What it means that the peer hung up now, or sends no more."""
         if self._line:
             return self._unexpected(bytes(self._line))
         if self.state is State.PING:

@@ -6,10 +6,11 @@ Receives into one buffer that is used again and again, so everything handed on i
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
-from canal.acks import AckPolicy
+from canal.acks import SILENCE_S, AckPolicy
 from canal.bulk import BulkReader
 from canal.errors import CanalError, Unreachable
 from canal.handshake import Continue, FullResync, Handshake, State
@@ -65,7 +66,10 @@ class Timing:
 
 
 class Intake(asyncio.BufferedProtocol):
-    """The protocol of one connection. ``outcome`` ends it: the error that did, or None when ``close()`` was called."""
+    """The protocol of one connection. ``outcome`` is set at its end: the error, or None when ``close()`` was called.
+
+    An SSLError is set as it is, for whoever knows the endpoint to explain; errors of the peer are PeerErrors.
+    """
 
     def __init__(self, sink: ReplicaSink, handshake: Handshake, timing: Timing) -> None:
         self._loop = asyncio.get_running_loop()
@@ -81,6 +85,8 @@ class Intake(asyncio.BufferedProtocol):
         self._view = memoryview(self._buffer)
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._exactly: asyncio.TimerHandle | None = None
+        self._gone = asyncio.Event()
         self._bulk: BulkReader | None = None
         self._acks = AckPolicy(0.0)
         self._every = timing.ack_every_s
@@ -90,13 +96,12 @@ class Intake(asyncio.BufferedProtocol):
     # --- asyncio's side ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         if self.outcome.done():
-            transport.abort()
+            self._transport.abort()
             return
         self._heard = self._loop.time()
-        transport.write(self._handshake.start())
+        self._transport.write(self._handshake.start())
         self._later()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -112,12 +117,18 @@ class Intake(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         if not self.outcome.done():
             self._end(self._lost(error))
+        self._gone.set()
 
     # --- our side ---
 
     def close(self) -> None:
         """Leave the source; nothing more is handed on."""
         self._end(None)
+
+    async def wait_closed(self) -> None:
+        """Until the socket is closed too; at once when there never was a connection."""
+        if self._transport is not None:
+            await self._gone.wait()
 
     def hold(self) -> None:
         """Stop reading: the source's bytes wait in its buffers and ours. Acknowledging goes on."""
@@ -149,8 +160,10 @@ class Intake(asyncio.BufferedProtocol):
         if self._bulk is None and at < size and not self.outcome.done():
             block = self._view[at:size]
             self.offset += size - at
-            self._acks.received(block, self._heard)
+            asked = self._acks.received(block, self._heard)
             self._sink.on_stream(block)
+            if asked and self._exactly is None:
+                self._exactly = self._loop.call_later(SILENCE_S + 0.01, self._acknowledge_once)
 
     def _established(self, result: FullResync | Continue) -> None:
         self.established = True
@@ -202,11 +215,22 @@ class Intake(asyncio.BufferedProtocol):
         early = self._handshake.state not in (State.PSYNC, State.DONE)
         limit = min(self._timing.connect_s, self._timing.timeout_s) if early else self._timing.timeout_s
         if not self._held and self._loop.time() - self._heard > limit:
+            if self._handshake.unfinished:
+                raise self._handshake.closed()
             raise Unreachable(f"nothing heard for {limit:g} s {self._where()}")
 
     def _acknowledge(self) -> None:
         offset = self._acks.offset(self._sink.ack_offset(), self.offset, self._loop.time())
         self._write(encode([b"REPLCONF", b"ACK", b"%d" % offset]))
+
+    def _acknowledge_once(self) -> None:
+        self._exactly = None
+        if self.outcome.done():
+            return
+        try:
+            self._acknowledge()
+        except Exception as error:
+            self._end(error)
 
     def _write(self, data: bytes) -> None:
         transport = self._transport
@@ -220,7 +244,9 @@ class Intake(asyncio.BufferedProtocol):
             return f"while a reply to {self._handshake.state.value} was awaited"
         return self._bulk.closed() if self._bulk is not None else f"at offset {self.offset}"
 
-    def _lost(self, error: Exception | None) -> CanalError:
+    def _lost(self, error: Exception | None) -> Exception:
+        if isinstance(error, ssl.SSLError):
+            return error
         if not self.established and (error is None or isinstance(error, ConnectionResetError)):
             return self._handshake.closed()
         how = "the source closed the connection" if error is None else f"the connection broke ({error})"
@@ -229,7 +255,8 @@ class Intake(asyncio.BufferedProtocol):
     def _end(self, error: BaseException | None) -> None:
         if not self.outcome.done():
             self.outcome.set_result(error)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._exactly):
+            if timer is not None:
+                timer.cancel()
         if self._transport is not None:
             self._transport.abort()

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from canal.backoff import Backoff
-from canal.endpoint import Endpoint, open_connection
+from canal.endpoint import Endpoint, connection_error, open_connection
 from canal.errors import CanalError, ConfigError, PeerError, StateError, Unready
 from canal.handshake import Handshake
 from canal.intake import Intake, ReplicaSink, Timing
@@ -113,7 +114,6 @@ class Replica:
 
     async def _attempt(self) -> BaseException | None:
         """One connection, to its end; the error that ended it, or None when it was us."""
-        intake: Intake | None = None
         try:
             if self._locate is not None:
                 self.endpoint = await self._locate()
@@ -125,9 +125,10 @@ class Replica:
             return error
         finally:
             if self._intake is not None:
-                self._note(self._intake)
-                self._intake.close()
-                self._intake = None
+                intake, self._intake = self._intake, None
+                self._note(intake)
+                intake.close()
+                await intake.wait_closed()
 
     def _new_intake(self) -> Intake:
         endpoint = self.endpoint
@@ -148,6 +149,8 @@ class Replica:
             self._backoff.reset()
 
     def _located(self, error: BaseException | None) -> BaseException | None:
+        if isinstance(error, ssl.SSLError):
+            return connection_error(self.endpoint, error, self._timing.connect_s)
         if isinstance(error, PeerError):
             error.args = (f"{self.endpoint.label}: {error}", *error.args[1:])
         return error
