@@ -1,0 +1,167 @@
+"""The segments of a journal as one sequence of bytes, and every change of them on disk.
+
+Called by the writer's thread alone; any method may raise OSError, after which `give_back` restores the last whole
+chunk. ``segments`` is replaced as a whole and never changed in place, so that other threads can read it.
+
+Order of writes, so that a crash between any two leaves a journal that recovery reads rightly: bytes before their
+record; a new replid into the state before the first segment under it; files go before the state that gives them up.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from canal.journal.disk import sync_directory
+from canal.journal.index import RECORD_SIZE
+from canal.journal.segment import REJECTED, Segment, SegmentWriter
+from canal.journal.state import JournalState
+from canal.position import Position
+
+
+class SegmentStore:
+    """All segments of one directory, oldest first, each beginning where the one before ends."""
+
+    def __init__(self, directory: Path, roll_bytes: int, state: JournalState, segments: list[Segment]) -> None:
+        self.directory = directory
+        self.segments = segments
+        self.notes: list[str] = []  # what people should hear of, oldest first
+        self._roll_bytes = roll_bytes
+        self._state = state
+        self._file: SegmentWriter | None = None
+        self._closed_bytes = 0
+        self._count()
+
+    @property
+    def end(self) -> int:
+        """Position after the last byte; 0 in a journal that was never reset."""
+        return self.segments[-1].end if self.segments else 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return self._closed_bytes + (self.segments[-1].size if self.segments else 0)
+
+    def _count(self) -> None:
+        self._closed_bytes = sum(segment.size for segment in self.segments[:-1])
+
+    # -- appending -----------------------------------------------------------------------------------------------
+
+    def append(self, data: bytes, received_ms: int, sync_closed: bool) -> None:
+        """Append one chunk; ``sync_closed``: a segment that is full is brought to the disk before it is closed."""
+        self._open(sync_closed).append(data, received_ms)
+
+    def mark(self, boundary: int, db: int) -> None:
+        """Note a command boundary."""
+        if self.segments:
+            self._open(False).mark(boundary, db)
+
+    def _open(self, sync_closed: bool) -> SegmentWriter:
+        """The segment to append to; a new one when the last has its size."""
+        last = self.segments[-1]
+        if self._file is None:
+            self._file = SegmentWriter.reopen(last)
+        index_bytes = last.records * RECORD_SIZE
+        if last.end - last.first < self._roll_bytes and index_bytes < max(64 << 10, self._roll_bytes // 4):
+            return self._file
+        return self._roll(last.end, self._state.history.at(last.end) or last.replid, sync_closed)
+
+    def _roll(self, offset: int, replid: str, sync_closed: bool) -> SegmentWriter:
+        """Begin a segment at ``offset``."""
+        if sync_closed:
+            self.sync()
+        segment = Segment(self.directory, offset, replid)
+        file = SegmentWriter.create(segment, self._state.journal_id)
+        self._close_file()
+        self._file = file
+        kept = self.segments
+        if kept and kept[-1].first == offset:  # it was empty, and its files have just been replaced
+            kept = kept[:-1]
+        self.segments = [*kept, segment]
+        self._count()
+        if sync_closed:
+            sync_directory(self.directory)
+        return file
+
+    def sync(self) -> None:
+        """Make all that was appended survive a power loss."""
+        if self._file is None and self.segments:
+            self._file = SegmentWriter.reopen(self.segments[-1])
+        if self._file is not None:
+            self._file.sync()
+
+    def give_back(self) -> None:
+        """After an error: cut off what is not whole."""
+        try:
+            if self._file is not None:
+                self._file.cut()
+        except OSError:
+            self._close_file()  # opened again, and cut, when the disk works again
+
+    def close(self) -> None:
+        """Close the files."""
+        self._close_file()
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    # -- cuts ----------------------------------------------------------------------------------------------------
+
+    def continue_as(self, replid: str, offset: int) -> None:
+        """From ``offset``, the end, on the stream is that of ``replid``."""
+        start = self.segments[0].first if self.segments else offset
+        self._state.history = self._state.history.continued(replid, offset).pruned(start)
+        self._state.save(self.directory)
+        self._roll(offset, replid, True)
+
+    def reset(self, position: Position) -> None:
+        """Delete everything and begin at ``position``."""
+        self._close_file()
+        segments, self.segments = self.segments, []
+        self._count()
+        for segment in segments:
+            segment.delete()
+        for path in self.directory.glob(f"*{REJECTED}"):
+            path.unlink(missing_ok=True)
+        self._state.replace(JournalState.fresh(position))
+        self._state.save(self.directory)
+        self._roll(position.offset, position.replid, True)
+
+    def truncate(self, offset: int) -> None:
+        """Forget everything from ``offset`` on."""
+        self._state.history = self._state.history.cut(offset)
+        self._close_file()
+        while len(self.segments) > 1 and self.segments[-1].first >= offset:
+            self._drop_newest()
+        last = self.segments[-1]
+        if last.end > offset:
+            self._file = SegmentWriter.reopen(last)
+            if not self._file.truncate(offset):
+                self.notes.append(f"the chunk at offset {offset} is damaged: the journal begins anew there")
+                self._begin_anew(offset)
+        self._count()
+        self._state.save(self.directory)
+
+    def _begin_anew(self, offset: int) -> None:
+        """Keep nothing; the stream goes on at ``offset``."""
+        self._close_file()
+        while self.segments:
+            self._drop_newest()
+        self._roll(offset, self._state.history.at(offset) or "0" * 40, True)
+
+    def _drop_newest(self) -> None:
+        segment = self.segments[-1]
+        self.segments = self.segments[:-1]
+        segment.delete()
+
+    def drop_oldest(self, count: int) -> int:
+        """Delete the ``count`` oldest segments, never the newest; returns the bytes gained."""
+        gained = 0
+        for _ in range(min(count, len(self.segments) - 1)):
+            segment = self.segments[0]
+            self.segments = self.segments[1:]
+            segment.delete()
+            gained += segment.size
+        self._closed_bytes -= gained
+        return gained
