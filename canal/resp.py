@@ -1,9 +1,9 @@
-"""Framing of a replication stream: where each command begins and ends, without making objects of what is not looked at.
+"""Framing of a replication stream: where each command begins and ends, without objects for what is not looked at.
 
-The stream of a master is a sequence of RESP arrays of bulk strings (``*<argc>\\r\\n`` then ``$<len>\\r\\n<bytes>\\r\\n`` per
-argument; Redis protocol specification). Everything here works on one ``bytes`` block and indexes into it; no I/O, no
-state. Lies in the headers raise `ProtocolError` whose ``offset`` is the index into the block (the caller adds the stream
-position of the block), never anything else, and nothing is allocated by a length that a peer merely claims.
+The stream of a master is a sequence of RESP arrays of bulk strings (``*<argc>`` and CRLF, then per argument ``$<len>``,
+CRLF, the bytes, CRLF; Redis protocol specification). Everything here works on one ``bytes`` block and indexes into it;
+no I/O, no state. Lies in the headers raise `ProtocolError` whose ``offset`` is the index into the block (the caller
+adds the block's stream position), never anything else, and nothing is allocated by a length that a peer merely claims.
 
 `scan` is the hot path: it steps over consecutive commands that pass through untouched, so that they can be sent on as
 one slice.

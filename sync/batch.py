@@ -1,0 +1,234 @@
+"""Units → target transactions. No I/O.
+
+A batch is a run of consecutive units that commit together with one tag. It is cut where it is full, where the origin
+changes (a tag names one origin), and around units that reach the tag itself. Otherwise batches are cut by what is
+ready: the link takes the open batch as soon as the writer has room, so an idle link sends single commands at once and
+a link that is behind fills its batches.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from canal.position import Position
+from canal.resp import encode, parse
+from sync.tag import Tagger
+from sync.unit import DeadLetter, Piece, Unit
+
+MULTI: Final = b"*1\r\n$5\r\nMULTI\r\n"
+EXEC: Final = b"*1\r\n$4\r\nEXEC\r\n"
+MAX_SCRIPT_ARGUMENTS: Final = 7000
+"""Lua's unpack() takes about 8,000 values; commands with more arguments than this go by transaction."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Units that commit together. ``end``/``db``: where the source's stream stands once it is applied."""
+
+    end: int
+    db: int
+    units: list[Unit] = field(default_factory=list)
+    count: int = 0  # commands
+    size: int = 0  # bytes of the commands
+    origin: str = ""
+    opos: str = ""
+    received_ms: int = 0  # of its first unit
+    last_received_ms: int = 0
+    solo: bool = False
+    noscript: bool = False
+    snapshot: bool = False
+    progress: int = 0  # snapshot: bytes of the RDB applied with it
+
+    def pieces(self) -> Iterator[Piece]:
+        """All commands in order, grouped by database."""
+        for unit in self.units:
+            yield from unit.pieces
+
+    def dead(self) -> list[DeadLetter]:
+        """Commands that its units could not carry."""
+        return [letter for unit in self.units for letter in unit.dead]
+
+
+class Batcher:
+    """Collects units into batches of bounded size; at most one is open, the closed ones wait in ``closed``."""
+
+    def __init__(self, max_commands: int, max_bytes: int) -> None:
+        self.max_commands = max_commands
+        self.max_bytes = max_bytes
+        self.closed: deque[Batch] = deque()
+        self._open: Batch | None = None
+
+    def add(self, unit: Unit) -> None:
+        """Append a unit; units are never split, so one that is larger than the bounds makes a batch of its own."""
+        count, size = unit.count, unit.size
+        batch = self._open
+        if batch is not None and (
+            unit.solo
+            or unit.noscript != batch.noscript
+            or batch.origin != unit.origin
+            or batch.count + count > self.max_commands
+            or batch.size + size > self.max_bytes
+        ):
+            self._close()
+            batch = None
+        if batch is None:
+            batch = self._open = Batch(unit.end, unit.db, origin=unit.origin, received_ms=unit.received_ms)
+            batch.noscript = unit.noscript
+        batch.units.append(unit)
+        batch.end, batch.db = unit.end, unit.db
+        batch.count += count
+        batch.size += size
+        batch.opos = unit.opos
+        batch.last_received_ms = unit.received_ms
+        if unit.solo:
+            batch.solo = True
+            self._close()
+
+    def take(self, position: int, db: int) -> Batch | None:
+        """The next batch, the open one too; None when there is nothing.
+
+        ``position`` and ``db`` are the reader's: the last batch moves the checkpoint over what was consumed after it.
+        """
+        if not self.closed:
+            self._close()
+            if not self.closed:
+                return None
+        batch = self.closed.popleft()
+        if not self.closed and self._open is None:
+            batch.end, batch.db = position, db
+        return batch
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to take."""
+        return not self.closed and self._open is None
+
+    @property
+    def behind(self) -> int:
+        """Number of full batches that wait."""
+        return len(self.closed)
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self.closed.append(self._open)
+            self._open = None
+
+
+def without(unit: Unit, numbers: set[int]) -> Unit:
+    """The unit less the commands of these numbers, which the target will not take."""
+    pieces: list[Piece] = []
+    number = 0
+    for piece in unit.pieces:
+        at = 0
+        while at < len(piece.raw):
+            parsed = parse(piece.raw, at, len(piece.raw))
+            assert parsed is not None
+            if number not in numbers:
+                pieces.append(Piece(piece.db, piece.raw[at : parsed[1]], 1))
+            at = parsed[1]
+            number += 1
+    return replace(unit, pieces=pieces)
+
+
+def command_at(batch: Batch, index: int) -> tuple[int, list[bytes], int] | None:
+    """The ``index``-th user command of a batch as (db, argv, offset of the unit's end); None beyond the last."""
+    for unit in batch.units:
+        for piece in unit.pieces:
+            if index >= piece.commands:
+                index -= piece.commands
+                continue
+            at = 0
+            for _ in range(index):
+                parsed = parse(piece.raw, at, len(piece.raw))
+                assert parsed is not None
+                at = parsed[1]
+            parsed = parse(piece.raw, at, len(piece.raw))
+            assert parsed is not None
+            return piece.db, parsed[0], unit.end
+    return None
+
+
+@dataclass(slots=True)
+class Rendered:
+    """A batch as bytes for one connection.
+
+    ``replies``: commands queued after MULTI, tag and SELECTs too; ``db``: selected on the connection afterwards.
+    """
+
+    body: bytes
+    replies: int
+    db: int
+    own: list[int]  # reply numbers of our own commands, in order
+
+
+def render(batch: Batch, tagger: Tagger, replid: str, db: int, *, seen: str = "") -> Rendered:
+    """The transaction's inside: tag, then the commands with the SELECTs that they need."""
+    parts: list[bytes] = []
+    own: list[int] = []
+    replies = 0
+
+    def ours(argv: list[bytes]) -> None:
+        nonlocal replies
+        parts.append(encode(argv))
+        own.append(replies)
+        replies += 1
+
+    def tag(full: bool) -> None:
+        nonlocal db
+        if db != 0:
+            ours([b"SELECT", b"0"])
+            db = 0
+        ours(
+            tagger.make(
+                Position(replid, batch.end),
+                batch.db,
+                origin=batch.origin,
+                opos=batch.opos if batch.origin else "",
+                snapshot=batch.snapshot,
+                progress=batch.progress,
+                seen=seen,
+                full=full,
+            )
+        )
+
+    tag(False)
+    for piece in batch.pieces():
+        if piece.db != db:
+            db = piece.db
+            ours([b"SELECT", b"%d" % db])
+        parts.append(piece.raw)
+        replies += piece.commands
+    if batch.solo:
+        tag(True)
+    return Rendered(b"".join(parts), replies, db, own)
+
+
+def script_arguments(rendered: Rendered) -> tuple[bytes, int] | None:
+    """The commands of a rendered batch as bulk strings ``<argc> <arg>…`` for the guarded script, and their number.
+
+    None when one of them has more arguments than a script can pass on.
+    """
+    raw = rendered.body
+    parts: list[bytes] = []
+    total = 0
+    at = 0
+    end = len(raw)
+    find = raw.find
+    while at < end:
+        line = find(b"\r\n", at)
+        digits = raw[at + 1 : line]
+        argc = int(digits)
+        if argc > MAX_SCRIPT_ARGUMENTS:
+            return None
+        body = line + 2
+        at = body
+        for _ in range(argc):
+            line = find(b"\r\n", at)
+            at = line + 4 + int(raw[at + 1 : line])
+        parts.append(b"$%d\r\n%b\r\n" % (len(digits), digits))
+        parts.append(raw[body:at])
+        total += argc + 1
+    return b"".join(parts), total

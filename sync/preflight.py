@@ -1,0 +1,72 @@
+"""Before anything is written: are these the right two servers, and may this link start?"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from canal.commands import ServerKind
+from canal.endpoint import control
+from canal.errors import ConfigError, Refused
+from sync.config import LinkConfig
+from sync.tag import Checkpoint
+from sync.target.connection import Connection
+from sync.target.fence import ServerInfo, parse_info, server_info, user_keys
+
+log = logging.getLogger(__name__)
+
+
+async def source_info(config: LinkConfig) -> tuple[ServerInfo, int] | None:
+    """What the source is, and its backlog's size in bytes (0 when it does not say). None when INFO is not permitted
+    or the source cannot be reached: following it needs neither.
+    """
+    try:
+        async with control(config.source) as client:
+            raw: Any = await client.execute_command("INFO", NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        log.debug("no INFO of the source: %s", error)
+        return None
+    raw = raw if isinstance(raw, bytes) else b""
+    backlog = parse_info(raw).get("repl_backlog_size", "0")
+    return server_info(raw), int(backlog) if backlog.isdigit() else 0
+
+
+def kind(info: ServerInfo) -> ServerKind:
+    """The flavor and version of a server."""
+    return ServerKind(info.flavor, info.numbers)
+
+
+def refuse_same(config: LinkConfig, source: ServerInfo, target: ServerInfo) -> None:
+    """Raise ConfigError when source and target are one server, or one is the other's replica."""
+    names = f"source {config.source.label} and target {config.target.label}"
+    if source.run_id and source.run_id == target.run_id:
+        raise ConfigError(f"{names} are the same server: give two different ones")
+    if source.replid and source.replid == target.replid:
+        raise ConfigError(
+            f"{names} already hold the same data by Redis's own replication: end that first (REPLICAOF NO ONE on the "
+            "target), or choose another server"
+        )
+
+
+async def refuse_strangers(config: LinkConfig, conn: Connection, mine: Checkpoint) -> None:
+    """Raise Refused at first contact with a target that holds data: a mistyped URL must not cost a database."""
+    if mine.position is not None or config.two_way or config.snapshot.stale_keys is not None:
+        return
+    if config.snapshot.mode == "never":
+        return
+    found = await user_keys(conn)
+    if found:
+        raise Refused(
+            f"target {config.target.label} holds {found} keys and no checkpoint of task {config.task}: is it the right "
+            "server? To go on, choose what becomes of them: --stale-keys delete makes the target a mirror (keys that "
+            "the source lacks are removed), --stale-keys keep overwrites what the source has and leaves the rest"
+        )
+
+
+def refuse_cluster(config: LinkConfig, target: ServerInfo) -> None:
+    """Raise ConfigError for a target that cannot be written to as one server."""
+    if target.cluster:
+        raise ConfigError(
+            f"target {config.target.label} is a node of a Redis Cluster; give a standalone server, cluster targets are "
+            "not supported yet"
+        )

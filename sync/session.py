@@ -1,0 +1,299 @@
+"""One fenced connection's life: batches from units to commits, until the connection ends or there is nothing more.
+
+A session never repairs anything: whatever goes wrong ends it, and the link starts the next one from the checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from canal.capture import Capture
+from canal.errors import CanalError, ReplayError
+from canal.journal.reader import StreamReader
+from sync.batch import Batch, Batcher, command_at, without
+from sync.config import LinkConfig
+from sync.deadletter import DeadLetters, describe
+from sync.status import LinkStatus
+from sync.tag import Tagger
+from sync.target.connection import Connection
+from sync.target.fence import Fence
+from sync.target.standalone import BatchRefused, Failures, Writer
+from sync.unit import DeadLetter, Rules, UnitReader
+
+_BARE_AFTER_BYTES = 1 << 20
+_BARE_AFTER_SECONDS = 1.0
+_FAILING_ON_PURPOSE = (b"EVAL", b"EVALSHA", b"FCALL")
+"""Scripts that servers before 5.0 replicate as they are: one that failed at the source fails again here."""
+
+
+@dataclass(slots=True)
+class Troubles:
+    """What earlier sessions learned about units that will not go through; lives as long as the link."""
+
+    single_until: int = -1  # units up to this offset go alone, to find the one that the target does not take
+    skip: dict[int, set[int]] = field(default_factory=dict)  # end of a unit -> numbers of its refused commands
+    lost_at: int = -1  # committed offset at which connections were lost with work on its way
+    losses: int = 0
+    restarts: int = 0  # of these, how often the target had restarted in between
+    run_id: str = ""
+    snapshot_single: bool = False
+
+
+class Session:
+    """Writes to one connection. ``wake`` is set by capture, the writer and the ticker."""
+
+    def __init__(
+        self,
+        config: LinkConfig,
+        status: LinkStatus,
+        capture: Capture,
+        conn: Connection,
+        fence: Fence,
+        tagger: Tagger,
+        wake: asyncio.Event,
+        troubles: Troubles,
+        dead: DeadLetters,
+        guarded: bool,
+        seen: Callable[[], str] | None = None,
+    ) -> None:
+        self.config = config
+        self.status = status
+        self.capture = capture
+        self.wake = wake
+        self.troubles = troubles
+        self.dead = dead
+        self.committed = fence.checkpoint.position.offset if fence.checkpoint.position else 0
+        self.last_replid = fence.checkpoint.position.replid if fence.checkpoint.position else ""
+        self.fatal: CanalError | None = None
+        self.backlog_bytes = 1 << 20
+        at = fence.checkpoint.position
+        self.writer = Writer(
+            conn,
+            tagger,
+            self.replid_at,
+            guarded=guarded,
+            epoch=fence.checkpoint.epoch,
+            stands=(str(at) if at else "", fence.checkpoint.progress),
+            pipelined_multi=fence.info.flavor == "valkey" or fence.info.numbers >= (6, 2, 0),
+            on_commit=self._commit,
+            wake=wake.set,
+            seen=seen,
+        )
+        self._dropped_since = 0.0
+
+    def replid_at(self, offset: int) -> str:
+        """The replication id under which the source's stream stood at ``offset``."""
+        return self.capture.journal.replid_at(offset) or self.last_replid
+
+    # --- the stream ---
+
+    async def stream(self, rules: Rules, offset: int, db: int, stopping: Callable[[], bool]) -> None:
+        """Replay from ``offset`` on. Returns when capture began anew, or all is applied after ``stopping()``.
+
+        Raises what ended the connection, or `ReplayError` by policy.
+        """
+        capture, wake = self.capture, self.wake
+        generation = capture.generation
+        single = self.troubles.single_until > offset
+        units = UnitReader(offset, db, rules)
+        batcher = Batcher(self.config.batch_commands, self.config.batch_bytes)
+        self._set_single(rules, batcher, single)
+        reader = capture.reader(offset, wake.set)
+        try:
+            await self._pump(reader, units, batcher, rules, single, generation, stopping)
+        finally:
+            reader.close()
+
+    async def _pump(
+        self,
+        reader: StreamReader,
+        units: UnitReader,
+        batcher: Batcher,
+        rules: Rules,
+        single: bool,
+        generation: int,
+        stopping: Callable[[], bool],
+    ) -> None:
+        capture, writer, wake = self.capture, self.writer, self.wake
+        halt: CanalError | None = None
+        while capture.generation == generation:
+            self._check()
+            while writer.room and (batch := batcher.take(units.position, units.db)) is not None:
+                writer.submit(batch)
+            if single and units.position >= self.troubles.single_until:
+                single = False
+                self._set_single(rules, batcher, single)
+            if halt is None and batcher.behind < 4:
+                chunk = reader.read_nowait()
+                if chunk is not None:
+                    for unit in units.feed(chunk.offset, chunk.data, chunk.received_ms):
+                        numbers = self.troubles.skip.get(unit.end)
+                        halt = halt or self._dead_units(unit.dead, unit.end)
+                        if halt is None:
+                            batcher.add(unit if numbers is None else without(unit, numbers))
+                    self._counters(units)
+                    continue
+            if batcher.empty and writer.idle:
+                if halt is not None:
+                    raise halt
+                self._caught_up(units)
+                if stopping() and reader.offset >= capture.journal.end:
+                    self._bare(units, force=units.position > self.committed)
+                    if writer.idle:
+                        return
+                self._bare(units)
+            wake.clear()
+            await wake.wait()
+
+    def _set_single(self, rules: Rules, batcher: Batcher, single: bool) -> None:
+        rules.max_commands = batcher.max_commands = 1 if single else self.config.batch_commands
+
+    def _caught_up(self, units: UnitReader) -> None:
+        """Nothing is on its way: what was consumed needs no writing."""
+        status = self.status
+        status.applied_offset = max(status.applied_offset, units.position)
+        status.applied_received_ms = self.capture.status.received_ms
+
+    def _bare(self, units: UnitReader, force: bool = False) -> None:
+        """A tag of its own, where the checkpoint must move though nothing was written; else never, so that two idle
+        links fall silent.
+        """
+        counters = units.counters
+        now = time.monotonic()
+        if counters.dropped_bytes and not self._dropped_since:
+            self._dropped_since = now
+        behind = units.position - self.committed
+        due = (
+            (force and behind > 0)
+            or counters.dropped_bytes >= _BARE_AFTER_BYTES
+            or (counters.dropped_bytes > 0 and now - self._dropped_since >= _BARE_AFTER_SECONDS)
+            or self.replid_at(units.position) != self.last_replid
+            or behind >= self.backlog_bytes // 4
+        )
+        if not due or not self.writer.room:
+            return
+        counters.dropped_bytes = 0
+        self._dropped_since = 0.0
+        batch = Batch(units.position, units.db)
+        batch.received_ms = batch.last_received_ms = self.capture.status.received_ms
+        self.writer.submit(batch)
+
+    def _counters(self, units: UnitReader) -> None:
+        """Move what the reader counted into the status."""
+        counters, status = units.counters, self.status
+        status.commands_received += counters.received
+        status.loops_dropped += counters.loops_dropped
+        for reason, count in counters.filtered.items():
+            status.filtered(reason, count)
+        counters.received = counters.loops_dropped = 0
+        counters.filtered.clear()
+
+    # --- commits and failures ---
+
+    def _check(self) -> None:
+        if self.fatal is not None:
+            raise self.fatal
+        error = self.writer.error
+        if error is not None:
+            raise error
+
+    async def drain(self) -> None:
+        """Wait until everything submitted is committed."""
+        while not self.writer.idle:
+            self._check()
+            self.wake.clear()
+            await self.wake.wait()
+        self._check()
+
+    async def submit(self, batch: Batch) -> None:
+        """Submit when there is room (for the snapshot, which has no other work meanwhile)."""
+        while not self.writer.room:
+            self._check()
+            self.wake.clear()
+            await self.wake.wait()
+        self.writer.submit(batch)
+
+    def _commit(self, batch: Batch, failures: Failures) -> None:
+        """A batch is at the target; its commands with errors are dead letters."""
+        status = self.status
+        now = time.time()
+        self.committed = batch.end
+        self.last_replid = self.replid_at(batch.end)
+        if self.troubles.losses:
+            self.troubles.losses = self.troubles.restarts = 0
+        status.batches += 1
+        status.commands_applied += batch.count - len(failures)
+        status.bytes_applied += batch.size
+        status.last_applied = now
+        if failures:
+            self._failed(batch, failures)
+        if batch.snapshot:
+            return
+        status.applied_offset = batch.end
+        status.applied_received_ms = batch.last_received_ms
+        if batch.count:
+            status.observe_latency(max(0.0, now - batch.received_ms / 1000))
+        self.capture.journal.release(batch.end)
+        self.capture.journal.mark(batch.end, batch.db)
+
+    def _failed(self, batch: Batch, failures: Failures) -> None:
+        for number, text in failures:
+            found = command_at(batch, number)
+            if found is None:
+                continue
+            db, argv, end = found
+            if batch.snapshot and text.startswith("BUSYKEY"):
+                self.status.snapshot.keys_kept += 1
+                continue
+            if argv[0].upper() in _FAILING_ON_PURPOSE and not batch.solo:
+                self.status.filtered("script-error")
+                continue
+            error = self.give_up(end, db, argv, text)
+            if self.config.on_error == "stop" and self.fatal is None:
+                self.fatal = error
+        if self.fatal is not None:
+            self.writer.close(self.fatal)
+
+    def give_up(self, end: int, db: int, argv: list[bytes], text: str) -> ReplayError:
+        """Write a dead letter; the error says which command failed where."""
+        status = self.status
+        if self.dead.write(end, self.last_replid, db, argv, text):
+            status.dead_letters += 1
+            status.commands_failed += 1
+        error = ReplayError(
+            f"the target refused a command: {describe(argv)} in database {db}, unit ending at offset {end}: {text}. "
+            f"It is kept in {self.dead.path}; mend the key and start again, or use on_error: continue"
+        )
+        status.failed(error)
+        return error
+
+    def _dead_units(self, letters: list[DeadLetter], end: int) -> CanalError | None:
+        """Commands that cannot be carried to this target at all."""
+        first: CanalError | None = None
+        for letter in letters:
+            error = self.give_up(end, letter.db, letter.argv, letter.error)
+            first = first or error
+        return first if self.config.on_error == "stop" else None
+
+    def refused(self, error: BatchRefused) -> CanalError | None:
+        """A batch that the target will not take as a whole: look for the command, then go by the policy.
+
+        Returns what ends the link, or None to go on with another session.
+        """
+        batch, troubles = error.batch, self.troubles
+        if len(batch.units) > 1 or (batch.units and not batch.units[0].atomic and batch.units[0].count > 1):
+            if batch.snapshot:
+                troubles.snapshot_single = True
+            troubles.single_until = max(troubles.single_until, batch.end)
+            return None
+        first: CanalError | None = None
+        for number, text in error.failures:
+            found = command_at(batch, number)
+            if found is not None:
+                db, argv, end = found
+                first = first or self.give_up(end, db, argv, text)
+                troubles.skip.setdefault(end, set()).add(number)
+        return first if self.config.on_error == "stop" else None

@@ -1,0 +1,145 @@
+"""One connection to a target: awaited calls for set-up and fencing, raw pipelining for batches.
+
+Not redis-py: its client repeats a command whose connection broke (an INCR arrived eleven times), and here every byte
+sent has to be accounted for. Replies of calls are parsed by hiredis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+
+from canal.endpoint import Endpoint, open_connection
+from canal.errors import CanalError, Unreachable
+from canal.resp import encode
+from sync.target.errors import classify
+
+MAX_REPLY = 1 << 30
+"""Bytes of replies that may wait to be understood; a target that sends more is cut off."""
+
+
+class Connection(asyncio.Protocol):
+    """Made by `connect`. ``call`` and ``calls`` until ``stream`` hands the replies to a writer."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.transport: asyncio.Transport | None = None
+        self.closed: CanalError | None = None
+        self._reader = hiredis.Reader()
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._on_data: Callable[[bytes], None] | None = None
+        self._on_lost: Callable[[CanalError], None] | None = None
+        self._on_writable: Callable[[], None] | None = None
+        self.paused = False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._on_data is not None:
+            self._on_data(data)
+            return
+        try:
+            self._reader.feed(data)
+            while self._waiting and (reply := self._reader.gets()) is not False:
+                future = self._waiting.popleft()
+                if not future.done():
+                    future.set_result(reply)
+        except hiredis.ProtocolError as error:
+            self.close(Unreachable(f"target {self.endpoint.label} sent what is no reply: {error}"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        reason = f": {exc}" if exc else ""
+        self._end(Unreachable(f"connection to target {self.endpoint.label} lost{reason}"))
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self._on_writable is not None:
+            self._on_writable()
+
+    def _end(self, error: CanalError) -> None:
+        if self.closed is not None:
+            return
+        self.closed = error
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(error)
+        self._waiting.clear()
+        if self._on_lost is not None:
+            self._on_lost(error)
+
+    # ours
+
+    def close(self, error: CanalError | None = None) -> None:
+        """Drop the connection at once; what was sent may or may not have arrived."""
+        self._end(error or Unreachable(f"connection to target {self.endpoint.label} closed"))
+        if self.transport is not None:
+            self.transport.abort()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; never blocks. ``paused`` tells when the transport holds enough already."""
+        assert self.transport is not None
+        self.transport.write(data)
+
+    async def calls(self, commands: list[list[bytes]], timeout: float = 30.0) -> list[Any]:
+        """Send commands in one go and await their replies; error replies are `hiredis.ReplyError` values in the list.
+
+        Raises `Unreachable` when the connection breaks or nothing comes for ``timeout`` seconds.
+        """
+        if self.closed is not None:
+            raise self.closed
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in commands]
+        self._waiting.extend(futures)
+        self.write(b"".join(encode(argv) for argv in commands))
+        try:
+            async with asyncio.timeout(timeout):
+                return [await future for future in futures]
+        except TimeoutError:
+            error = Unreachable(f"target {self.endpoint.label} did not answer for {timeout:g} s")
+            self.close(error)
+            raise error from None
+        finally:
+            for future in futures:
+                if future.done() and not future.cancelled():
+                    future.exception()  # seen: the first one was raised already
+
+    async def call(self, *argv: bytes, timeout: float = 30.0) -> Any:
+        """Send one command; raises what `classify` makes of an error reply."""
+        reply = (await self.calls([list(argv)], timeout))[0]
+        if isinstance(reply, hiredis.ReplyError):
+            raise classify(str(reply), " ".join(word.decode("utf-8", "replace") for word in argv[:2]))
+        return reply
+
+    def stream(
+        self, on_data: Callable[[bytes], None], on_lost: Callable[[CanalError], None], on_writable: Callable[[], None]
+    ) -> None:
+        """From here on replies go to ``on_data`` as raw bytes; no more calls."""
+        self._on_data, self._on_lost, self._on_writable = on_data, on_lost, on_writable
+        if self.closed is not None:
+            on_lost(self.closed)
+
+
+async def connect(endpoint: Endpoint, timeout: float = 10.0) -> Connection:
+    """Connect and authenticate. Raises `Unreachable`, `AuthError` and the like, each one clear line."""
+    transport, protocol = await open_connection(endpoint, lambda: Connection(endpoint), timeout)
+    assert isinstance(protocol, Connection)
+    try:
+        if endpoint.password is not None:
+            user = [endpoint.username.encode()] if endpoint.username else []
+            await protocol.call(b"AUTH", *user, endpoint.password.encode(), timeout=timeout)
+        await protocol.call(b"PING", timeout=timeout)
+    except CanalError:
+        transport.close()
+        raise
+    return protocol

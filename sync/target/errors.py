@@ -1,0 +1,37 @@
+"""What an error reply of the target means: wait and try again, or a command that it will not take. No I/O."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from canal.errors import AuthError, CanalError, ReplayError, Unready
+
+TRANSIENT: Final = (
+    "LOADING",
+    "BUSY ",  # with the space: BUSYGROUP and BUSYKEY are about keys
+    "READONLY",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "MISCONF",
+    "OOM ",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "NOSCRIPT",
+    "ERR max number of clients",
+)
+PERMISSION: Final = ("NOAUTH", "NOPERM", "WRONGPASS", "DENIED", "ERR operation not permitted")
+"""Retried too, once the link has worked: passwords and rules are changed under running links."""
+
+
+def is_transient(text: str) -> bool:
+    """True when the same command may be taken a little later."""
+    return text.startswith(TRANSIENT + PERMISSION) or "command not allowed when used memory" in text
+
+
+def classify(text: str, doing: str) -> CanalError:
+    """The exception for an error reply; ``doing`` says what was asked, for the message."""
+    if text.startswith(PERMISSION):
+        return AuthError(f"target: {doing}: {text}")
+    if is_transient(text):
+        return Unready(f"target: {doing}: {text}")
+    return ReplayError(f"target: {doing}: {text}")

@@ -1,0 +1,197 @@
+"""What happens before a writer may write: a batch of an older connection must not land any more.
+
+A batch that is stuck in a dead connection's buffers can be applied after the new connection has read the checkpoint.
+So every (re)connect goes: a name of our own, ROLE, kill every other connection of this shard until none is left, raise
+the epoch, and only then read the position.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+
+from canal.errors import AuthError, CanalError, NotRedis, Refused, Unready
+from sync.tag import INDEX, Checkpoint, checkpoint_key
+from sync.target.connection import Connection
+from sync.target.errors import classify
+
+
+class Fenced(CanalError):
+    """A newer owner writes to this shard's target: this one must stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a target said of itself."""
+
+    version: str
+    flavor: str  # redis | valkey
+    run_id: str
+    replid: str
+    cluster: bool = False
+    maxmemory_policy: str = ""
+
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        """The version as numbers: of ``redis_version``, or of ``valkey_version`` for Valkey."""
+        found = [int(part) for part in re.findall(r"\d+", self.version)[:3]]
+        return (*found, 0, 0, 0)[:3]  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The state in which a fenced target was found."""
+
+    checkpoint: Checkpoint
+    info: ServerInfo
+    can_kill: bool
+    rtt: float  # seconds of one round trip
+
+
+def parse_info(raw: bytes) -> dict[str, str]:
+    """INFO's ``name:value`` lines."""
+    lines = raw.decode("utf-8", "replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def server_info(raw: bytes) -> ServerInfo:
+    """From the reply of INFO; Valkey reports a ``redis_version`` of 7.2.4 for old clients beside its own."""
+    fields = parse_info(raw)
+    valkey = fields.get("valkey_version")
+    return ServerInfo(
+        version=valkey or fields.get("redis_version", ""),
+        flavor="valkey" if valkey else "redis",
+        run_id=fields.get("run_id", ""),
+        replid=fields.get("master_replid", ""),
+        cluster=fields.get("cluster_enabled") == "1",
+        maxmemory_policy=fields.get("maxmemory_policy", ""),
+    )
+
+
+async def fence(conn: Connection, task: str, shard: str, epoch: int) -> Fence:
+    """Make ``conn`` the only connection of this shard and read its checkpoint.
+
+    Raises `Fenced` when the target has seen a higher epoch, `Unready` when it is no master, `AuthError` that names a
+    missing ACL rule.
+    """
+    loop = asyncio.get_running_loop()
+    label = conn.endpoint.label
+    started = loop.time()
+    role = await conn.call(b"ROLE")
+    rtt = loop.time() - started
+    if not isinstance(role, list) or not role:
+        raise NotRedis(f"target {label} answered ROLE with {role!r}")
+    if role[0] != b"master":
+        raise Unready(f"target {label} is a {role[0].decode()}, only a master can be written to")
+    info = server_info(await conn.call(b"INFO"))
+    can_kill = await _kill_others(conn, task, shard, epoch)
+    key = checkpoint_key(task, shard)
+    await _raise_epoch(conn, key, epoch)
+    checkpoint = await read_checkpoint(conn, key)
+    return Fence(checkpoint, info, can_kill, rtt)
+
+
+async def _kill_others(conn: Connection, task: str, shard: str, epoch: int) -> bool:
+    """Kill this shard's other connections. False when the user may not, so that only guarded writing is safe."""
+    prefix = f"redis-canal:{task}/{shard}:"
+    name = f"{prefix}{epoch}:{secrets.token_hex(6)}"
+    replies = await conn.calls([[b"CLIENT", b"SETNAME", name.encode()], [b"CLIENT", b"LIST"]])
+    for _ in range(1000):
+        if isinstance(replies[-1], hiredis.ReplyError):
+            error = classify(str(replies[-1]), "CLIENT LIST")
+            if isinstance(error, AuthError):
+                return False
+            raise error
+        others = [client for client in _clients(replies[-1]) if client["name"].startswith(prefix)]
+        others = [client for client in others if client["name"] != name]
+        if not others:
+            return True
+        kills = [[b"CLIENT", b"KILL", b"ID", client["id"].encode()] for client in others]
+        replies = await conn.calls([*kills, [b"CLIENT", b"LIST"]])
+        for reply in replies[:-1]:
+            if isinstance(reply, hiredis.ReplyError) and str(reply).startswith(("NOPERM", "NOAUTH")):
+                return False
+    raise Unready(f"target {conn.endpoint.label}: other connections of {task}/{shard} keep coming back")
+
+
+def _clients(raw: bytes) -> list[dict[str, str]]:
+    out = []
+    for line in raw.decode("utf-8", "replace").splitlines():
+        fields = dict(part.split("=", 1) for part in line.split(" ") if "=" in part)
+        if "id" in fields:
+            out.append({"id": fields["id"], "name": fields.get("name", "")})
+    return out
+
+
+async def _raise_epoch(conn: Connection, key: bytes, epoch: int) -> None:
+    """Compare-and-set of the epoch at the target."""
+    for _ in range(100):
+        watch, stored = await conn.calls([[b"WATCH", key], [b"HGET", key, b"epoch"]])
+        _check(watch, "WATCH")
+        _check(stored, "HGET")
+        found = int(stored) if stored and stored.isdigit() else 0
+        if found > epoch:
+            await conn.call(b"UNWATCH")
+            raise Fenced(
+                f"target {conn.endpoint.label} has seen epoch {found} for this shard, this writer has {epoch}: "
+                "a newer owner took over, this one stops"
+            )
+        if found == epoch:
+            await conn.call(b"UNWATCH")
+            return
+        replies = await conn.calls(
+            [[b"MULTI"], [b"HSET", key, b"epoch", b"%d" % epoch], [b"SADD", INDEX, key], [b"EXEC"]]
+        )
+        for reply in replies:
+            _check(reply, "writing the epoch")
+        if replies[-1] is not None:
+            return
+    raise Unready(f"target {conn.endpoint.label}: the epoch of this shard keeps changing")
+
+
+def _check(reply: Any, doing: str) -> None:
+    if isinstance(reply, hiredis.ReplyError):
+        raise classify(str(reply), doing)
+
+
+async def read_checkpoint(conn: Connection, key: bytes) -> Checkpoint:
+    """The checkpoint hash; raises `TagError` when it cannot be read."""
+    flat = await conn.call(b"HGETALL", key)
+    fields = dict(zip(flat[::2], flat[1::2], strict=True)) if isinstance(flat, list) else dict(flat)
+    return Checkpoint.from_fields(fields, key.decode("utf-8", "replace"))
+
+
+async def user_keys(conn: Connection) -> int:
+    """How many keys the target holds besides the reserved ones."""
+    info = parse_info(await conn.call(b"INFO", b"keyspace"))
+    total = 0
+    for name, value in info.items():
+        if name.startswith("db"):
+            total += int(dict(part.split("=", 1) for part in value.split(","))["keys"])
+    reserved = await conn.call(b"SMEMBERS", INDEX)
+    if reserved:
+        total -= int(await conn.call(b"EXISTS", INDEX, *reserved))
+    return max(0, total)
+
+
+async def refuse_duplicate(conn: Connection, key: bytes, replids: set[str]) -> None:
+    """Raise `Refused` when another link's checkpoint here follows the same source: every INCR would count twice."""
+    for other in await conn.call(b"SMEMBERS", INDEX):
+        if other == key:
+            continue
+        try:
+            position = (await read_checkpoint(conn, other)).position
+        except CanalError:
+            continue
+        if position is not None and position.replid in replids:
+            name = other.decode("utf-8", "replace")
+            raise Refused(
+                f"target {conn.endpoint.label} already gets this source's writes by another link ({name} follows the "
+                f"same replication id {position.replid}); a second one would apply every write twice. Stop that task, "
+                f"or, when it is gone for good, remove its checkpoint: DEL {name}"
+            )

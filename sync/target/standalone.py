@@ -1,0 +1,348 @@
+"""The writer of a standalone target: batches in, commits out, on one fenced connection.
+
+A batch commits only after the one before it, since a batch that is refused (BUSY, OOM …) must not be overtaken by the
+next one, whose tag would move the position past it. Two modes keep that:
+
+- *gated*: the inside of the next transaction is sent ahead, its EXEC only after the reply to the one before.
+- *guarded*: each batch is one script call that first compares position and epoch with those it builds on, and refuses
+  otherwise; so any number of batches may be on their way. Batches that scripts cannot carry go gated, alone.
+
+After any failure the connection is dropped and everything starts again from the checkpoint: what was applied is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import hiredis
+
+from canal.errors import CanalError, Unreachable, Unready
+from canal.resp import encode
+from sync.batch import EXEC, MULTI, Batch, Rendered, render, script_arguments
+from sync.tag import Tagger
+from sync.target.connection import MAX_REPLY, Connection
+from sync.target.errors import classify, is_transient
+
+Failures = list[tuple[int, str]]
+"""(number of the user's command in the batch, error text) of commands that failed inside a transaction."""
+
+GUARD: Final = b"""\
+redis.call('SELECT', 0)
+local found = redis.call('HMGET', KEYS[1], 'pos', 'epoch', 'snap')
+if (found[1] or '') ~= ARGV[1] or (found[2] or '0') ~= ARGV[2] or (found[3] or '0') ~= ARGV[3] then
+  return redis.error_reply('MOVED_ON checkpoint is ' .. tostring(found[1]) .. ' epoch ' .. tostring(found[2]))
+end
+local failed = {}
+local at, number, total = 4, 0, #ARGV
+while at <= total do
+  local argc = tonumber(ARGV[at])
+  if number == 0 then
+    redis.call(unpack(ARGV, at + 1, at + argc))
+  else
+    local reply = redis.pcall(unpack(ARGV, at + 1, at + argc))
+    if type(reply) == 'table' and reply.err then
+      failed[#failed + 1] = number
+      failed[#failed + 1] = reply.err
+    end
+  end
+  at = at + argc + 1
+  number = number + 1
+end
+return failed
+"""
+GUARD_SHA: Final = hashlib.sha1(GUARD).hexdigest().encode()
+
+
+class BatchRefused(CanalError):
+    """The target will not take a command of this batch; nothing of the batch was applied."""
+
+    def __init__(self, batch: Batch, failures: Failures) -> None:
+        super().__init__(f"the target refused a command: {failures[0][1] if failures else 'EXECABORT'}")
+        self.batch = batch
+        self.failures = failures
+
+
+@dataclass(slots=True)
+class _Flight:
+    batch: Batch
+    rendered: Rendered
+    guarded: bool
+    size: int
+    sent: bool = False  # its inside is at the target already, only EXEC is missing
+
+
+class Writer:
+    """Applies batches in order. ``on_commit(batch, failures)`` is called for each; ``error`` is set when it ended.
+
+    ``wake`` is called whenever there may be room again, or an error.
+    """
+
+    def __init__(
+        self,
+        conn: Connection,
+        tagger: Tagger,
+        replid_at: Callable[[int], str],
+        *,
+        guarded: bool,
+        epoch: int,
+        stands: tuple[str, int],
+        pipelined_multi: bool,
+        on_commit: Callable[[Batch, Failures], None],
+        wake: Callable[[], None],
+        window_bytes: int = 8 << 20,
+        seen: Callable[[], str] | None = None,
+    ) -> None:
+        self._replid_at = replid_at
+        self.guarded = guarded
+        self.error: CanalError | None = None
+        self.in_flight: deque[_Flight] = deque()
+        self._conn = conn
+        self._tagger = tagger
+        self._epoch = epoch
+        self._stands = stands  # (pos, snap) that the next batch builds on, for the guard
+        self._pipelined = pipelined_multi
+        self._on_commit = on_commit
+        self._wake = wake
+        self._window = window_bytes
+        self._seen = seen
+        self._ahead: _Flight | None = None  # gated: sent without its EXEC (or, for old servers, only its MULTI)
+        self._db = 0
+        self._bytes = 0
+        self._buffer = bytearray()
+        self._searched = 0
+        self._waiting_multi = False
+        nonce = secrets.token_hex(8).encode()
+        self._mark = encode([b"ECHO", nonce])
+        self._mark_reply = b"$16\r\n" + nonce + b"\r\n"
+        self._reader = hiredis.Reader()
+        conn.stream(self._data, self._lost, wake)
+
+    # what the link asks
+
+    @property
+    def room(self) -> bool:
+        """True when a batch may be submitted now."""
+        if self.error is not None or self._conn.paused or self._ahead is not None:
+            return False
+        if not self.in_flight:
+            return True
+        if not self.guarded:
+            return True
+        return self.in_flight[-1].guarded and self._bytes < self._window
+
+    @property
+    def idle(self) -> bool:
+        """Nothing on its way."""
+        return not self.in_flight and self._ahead is None
+
+    def submit(self, batch: Batch) -> None:
+        """Send a batch; only when `room`."""
+        if self.guarded and not batch.noscript and not batch.solo and self._submit_guarded(batch):
+            return
+        rendered = render(
+            batch, self._tagger, self._replid_at(batch.end), self._db, seen=self._seen() if self._seen else ""
+        )
+        self._db = rendered.db
+        self._stands = self._after(batch)
+        flight = _Flight(batch, rendered, False, len(rendered.body))
+        if self.in_flight:
+            self._ahead = flight
+            if self._pipelined and not self.in_flight[-1].guarded:
+                flight.sent = True
+                self._conn.write(MULTI + rendered.body)
+            return
+        self._start(flight)
+
+    def close(self, error: CanalError | None = None) -> None:
+        """Drop the connection; nothing more is sent. ``error`` becomes `error` unless there is one already."""
+        self._fail(error or Unreachable("closed"))
+
+    # sending
+
+    def _submit_guarded(self, batch: Batch) -> bool:
+        rendered = render(batch, self._tagger, self._replid_at(batch.end), 0, seen=self._seen() if self._seen else "")
+        arguments = script_arguments(rendered)
+        if arguments is None:
+            return False
+        raw, number = arguments
+        pos, snap = self._stands
+        head = [b"EVALSHA", GUARD_SHA, b"1", self._tagger.key, pos.encode(), b"%d" % self._epoch, b"%d" % snap]
+        parts = [b"*%d\r\n" % (len(head) + number)]
+        parts += [b"$%d\r\n%b\r\n" % (len(word), word) for word in head]
+        parts.append(raw)
+        data = b"".join(parts)
+        self._stands = self._after(batch)
+        flight = _Flight(batch, rendered, True, len(data))
+        self._bytes += flight.size
+        self.in_flight.append(flight)
+        self._conn.write(data)
+        return True
+
+    def _after(self, batch: Batch) -> tuple[str, int]:
+        snap = batch.progress if batch.snapshot else 0
+        return f"{self._replid_at(batch.end)}:{batch.end}", snap
+
+    def _start(self, flight: _Flight) -> None:
+        """Send a gated batch that nothing is before."""
+        self.in_flight.append(flight)
+        if self._pipelined:
+            self._conn.write(b"".join((MULTI, flight.rendered.body, EXEC, self._mark)))
+        else:
+            # MULTI itself can be refused here (BUSY, LOADING before Redis 6.2), and then what follows it would be
+            # carried out one by one: wait for its +OK.
+            self._waiting_multi = True
+            self._conn.write(MULTI)
+
+    def _release(self) -> None:
+        """The batch before is committed: let the next one go."""
+        flight = self._ahead
+        if flight is None or self.in_flight:
+            return
+        self._ahead = None
+        if flight.sent:
+            self.in_flight.append(flight)
+            self._conn.write(EXEC + self._mark)
+        else:
+            self._start(flight)
+
+    # replies
+
+    def _lost(self, error: CanalError) -> None:
+        if self.error is None:
+            self.error = error
+        self._wake()
+
+    def _fail(self, error: CanalError) -> None:
+        if self.error is None:
+            self.error = error
+        self._conn.close(error)
+        self._wake()
+
+    def _data(self, data: bytes) -> None:
+        if self.error is not None:
+            return
+        if self._waiting_multi:
+            self._buffer += data
+            self._multi_reply()
+        elif self.in_flight and self.in_flight[0].guarded:
+            self._guarded_replies(data)
+        else:
+            self._buffer += data
+            self._gated_replies()
+
+    def _multi_reply(self) -> None:
+        if b"\r\n" not in self._buffer:
+            return
+        line = bytes(self._buffer[: self._buffer.index(b"\r\n")])
+        if line != b"+OK":
+            self._fail(classify(line[1:].decode("utf-8", "replace"), "MULTI"))
+            return
+        self._waiting_multi = False
+        self._conn.write(self.in_flight[0].rendered.body + EXEC + self._mark)
+        self._gated_replies()
+
+    def _gated_replies(self) -> None:
+        buffer = self._buffer
+        while self.in_flight and not self.in_flight[0].guarded:
+            index = buffer.find(self._mark_reply, self._searched)
+            if index < 0:
+                self._searched = max(0, len(buffer) - len(self._mark_reply))
+                if len(buffer) > MAX_REPLY:
+                    self._fail(Unreachable(f"target {self._conn.endpoint.label} sends replies without end"))
+                return
+            reply = bytes(memoryview(buffer)[:index])
+            del buffer[: index + len(self._mark_reply)]
+            self._searched = 0
+            flight = self.in_flight.popleft()
+            failures = self._outcome(flight, reply)
+            if failures is None:
+                return
+            self._on_commit(flight.batch, failures)
+            if self.error is None:
+                self._release()
+            self._wake()
+
+    def _outcome(self, flight: _Flight, reply: bytes) -> Failures | None:
+        """The failed commands of a committed transaction; None when it was not committed (the error is set)."""
+        count = flight.rendered.replies
+        good = b"+OK\r\n" + b"+QUEUED\r\n" * count + b"*%d\r\n" % count
+        if reply.startswith(good) and reply.find(b"\r\n-", len(good) - 2) < 0:
+            return []
+        reader = hiredis.Reader()
+        reader.feed(reply)
+        replies: list[Any] = []
+        try:
+            while (one := reader.gets()) is not False:
+                replies.append(one)
+        except hiredis.ProtocolError as error:
+            self._fail(Unreachable(f"target sent what is no reply: {error}"))
+            return None
+        if len(replies) != count + 2:
+            self._fail(Unreachable(f"expected {count + 2} replies to a transaction, got {len(replies)}"))
+            return None
+        result = replies[-1]
+        if isinstance(result, list) and len(result) == count:
+            own = flight.rendered.own
+            bad = [(i, str(one)) for i, one in enumerate(result) if isinstance(one, hiredis.ReplyError)]
+            for number, text in bad:
+                if number in own:
+                    self._fail(Unready(f"target: our own command in the transaction failed: {text}"))
+                    return None
+            return [(number - bisect_left(own, number), text) for number, text in bad]
+        self._aborted(flight, replies)
+        return None
+
+    def _aborted(self, flight: _Flight, replies: list[Any]) -> None:
+        """EXECABORT: nothing was applied; the errors at queueing tell why."""
+        texts = [(i - 1, str(one)) for i, one in enumerate(replies[:-1]) if isinstance(one, hiredis.ReplyError)]
+        own = flight.rendered.own
+        lasting = [(i, text) for i, text in texts if not is_transient(text)]
+        if not lasting or lasting[0][0] < 0:
+            reason = texts[0][1] if texts else str(replies[-1])
+            self._fail(Unready(f"target refused a transaction: {reason}"))
+            return
+        failures = [(i - bisect_left(own, i), text) for i, text in lasting if i not in own]
+        if not failures:
+            self._fail(classify(lasting[0][1], "writing the checkpoint"))
+            return
+        self._fail(BatchRefused(flight.batch, failures))
+
+    def _guarded_replies(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while self.in_flight and self.in_flight[0].guarded:
+                reply = self._reader.gets()
+                if reply is False:
+                    return
+                if isinstance(reply, hiredis.ReplyError) or not isinstance(reply, list):
+                    text = str(reply)
+                    # the script's first write is the tag: an error reply means that nothing was applied
+                    lasting = text.startswith("NOPERM") or not is_transient(text)
+                    self._fail(Unready(f"target refused a batch: {text}") if not lasting else self._verdict(text))
+                    return
+                flight = self.in_flight.popleft()
+                self._bytes -= flight.size
+                own = flight.rendered.own
+                pairs = zip(reply[::2], reply[1::2], strict=True)
+                failures = [(int(n) - bisect_left(own, int(n)), _text(e)) for n, e in pairs]
+                self._on_commit(flight.batch, failures)
+                if self.error is None and not self.in_flight:
+                    self._release()
+                self._wake()
+        except hiredis.ProtocolError as error:
+            self._fail(Unreachable(f"target sent what is no reply: {error}"))
+
+    def _verdict(self, text: str) -> CanalError:
+        if text.startswith("MOVED_ON"):
+            return Unready(f"target: {text}: another writer was there, starting again from the checkpoint")
+        return classify(text, "applying a batch by script")
+
+
+def _text(error: Any) -> str:
+    return error.decode("utf-8", "replace") if isinstance(error, bytes) else str(error)

@@ -1,0 +1,364 @@
+"""Stream → units: SELECT state, MULTI grouping, tags recognised and dropped or forwarded by origin. No I/O.
+
+A *unit* is what must be applied together: one command, or one source MULTI…EXEC. Consecutive plain commands of one
+database travel as one `Unit` of ``atomic=False``: each of them is a unit of its own, so such a run may be cut anywhere
+between its commands, though nothing here needs to.
+
+`UnitReader.position` is always outside MULTI and `UnitReader.db` the database selected there: after +CONTINUE a source
+sends no SELECT, so the two together are what a checkpoint has to hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from canal.errors import CanalError, ProtocolError, Refused
+from canal.resp import LIMIT, NEED_MORE, encode, need, parse, scan
+from sync.flush import FLUSH_NAMES, keep_reserved, reaches_tag
+from sync.tag import RESERVED, Tag, is_reserved, recognise
+
+_FAR: Final = 1 << 62
+
+
+class Piece(NamedTuple):
+    """Commands of one database as RESP, without SELECT. ``commands``: how many."""
+
+    db: int
+    raw: bytes
+    commands: int
+
+
+class Dropped(NamedTuple):
+    """A command that is not replayed, on purpose. ``reason``: one of a closed set of short words, for the counters."""
+
+    reason: str
+
+
+class Impossible(NamedTuple):
+    """A command that cannot be carried out at this target; it becomes a dead letter by policy."""
+
+    reason: str
+
+
+Adjusted = list[tuple[int, list[bytes]]] | Dropped | Impossible
+Adjust = Callable[[int, list[bytes], int], Adjusted]
+"""(db, argv, received unix ms) → commands for the target. Returning the argv object itself passes its bytes through."""
+
+
+@dataclass(slots=True)
+class DeadLetter:
+    """A command that could not be replayed: where it stood, why, and its bytes."""
+
+    offset: int
+    db: int
+    argv: list[bytes]
+    error: str
+
+
+@dataclass(slots=True)
+class Unit:
+    """What is applied together. ``end``: stream position after it; ``db``: selected in the stream there."""
+
+    end: int
+    db: int
+    pieces: list[Piece]
+    received_ms: int
+    atomic: bool = False
+    solo: bool = False  # reaches the tag itself (FLUSHALL …): ends its batch
+    noscript: bool = False  # holds a command that scripts may not call
+    origin: str = ""  # "" for writes of the source itself; else the datacenter that the tag names
+    opos: str = ""
+    dead: list[DeadLetter] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Number of target commands."""
+        return sum(piece.commands for piece in self.pieces)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its commands."""
+        return sum(len(piece.raw) for piece in self.pieces)
+
+
+class Circulation(CanalError):
+    """The source's own writes come back to it: the topology has a loop that ``direct`` does not break."""
+
+
+@dataclass(slots=True)
+class Rules:
+    """What decides the fate of a command. ``drop``: origins whose writes the target has or gets by another task."""
+
+    source_dc: str
+    drop: frozenset[str]
+    plain: dict[bytes, int]
+    adjust: Adjust
+    noscript: frozenset[bytes] = frozenset()
+    flush: str = "replay"  # replay | drop | stop
+    max_commands: int = 1000
+    max_bytes: int = 256 * 1024
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the reader counted since it was made; ``dropped_bytes`` is reset by whoever writes a bare tag."""
+
+    received: int = 0
+    loops_dropped: int = 0
+    dropped_bytes: int = 0
+    filtered: dict[str, int] = field(default_factory=dict)
+
+    def filter(self, reason: str, count: int = 1) -> None:
+        """Count ``count`` commands that are not replayed for ``reason``."""
+        self.filtered[reason] = self.filtered.get(reason, 0) + count
+
+
+class _Transaction:
+    """A source MULTI…EXEC that is being collected."""
+
+    __slots__ = ("count", "db", "dead", "noscript", "pieces", "solo", "start", "tag")
+
+    def __init__(self, start: int, db: int) -> None:
+        self.start = start
+        self.db = db  # selected inside; becomes the stream's at EXEC
+        self.pieces: list[Piece] = []
+        self.dead: list[DeadLetter] = []
+        self.count = 0
+        self.tag: Tag | None = None
+        self.solo = False
+        self.noscript = False
+
+
+class UnitReader:
+    """Feeds on contiguous stream bytes and gives units. ``on_tag`` is told every tag met (bare ones too)."""
+
+    def __init__(self, position: int, db: int, rules: Rules, on_tag: Callable[[Tag], None] | None = None) -> None:
+        self.position = position
+        self.db = db
+        self.rules = rules
+        self.counters = Counters()
+        self._on_tag = on_tag
+        self._parts: list[bytes] = []
+        self._have = 0
+        self._need = 0
+        self._next = position  # stream position of the next byte to be fed
+        self._tx: _Transaction | None = None
+        self._out: list[Unit] = []
+        self._received_ms = 0
+
+    def feed(self, offset: int, data: bytes, received_ms: int) -> list[Unit]:
+        """Take the bytes that follow those fed before; give the units that became complete.
+
+        Raises `ProtocolError` with the stream offset for bytes that are no commands, `Circulation` and `TagError` as
+        their names say; the reader is then of no further use.
+        """
+        if offset != self._next:
+            raise ProtocolError(f"expected the stream to go on at {self._next}, got bytes of {offset}", offset)
+        self._next = offset + len(data)
+        if self._have:
+            self._parts.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return []
+            data = b"".join(self._parts)
+            self._parts = []
+        base = self._next - len(data)
+        self._received_ms = received_ms
+        self._out = []
+        try:
+            used = self._consume(data, base)
+            if used < len(data):
+                self._need = need(data, used, len(data))
+                rest = data[used:] if used else data
+                self._parts = [rest]
+                self._have = len(rest)
+            else:
+                self._have = 0
+        except ProtocolError as error:
+            at = base + (error.offset or 0)
+            raise ProtocolError(f"the source's stream: {str(error).rsplit(' (at', 1)[0]}", at) from None
+        return self._out
+
+    def _consume(self, buf: bytes, base: int) -> int:
+        rules = self.rules
+        plain = rules.plain
+        end = len(buf)
+        pos = 0
+        stop = buf.find(RESERVED)
+        if stop < 0:
+            stop = _FAR
+        while True:
+            after, count, why = scan(buf, pos, end, stop, rules.max_commands, rules.max_bytes, plain)
+            if count:
+                self._run(buf[pos:after] if pos or after < end else buf, count, base + after)
+                pos = after
+            if why == LIMIT:
+                continue
+            if why == NEED_MORE:
+                return pos
+            parsed = parse(buf, pos, end)
+            if parsed is None:
+                return pos
+            argv, after = parsed
+            if stop < after:
+                stop = buf.find(RESERVED, after)
+                if stop < 0:
+                    stop = _FAR
+            self._special(argv, buf, pos, after, base)
+            pos = after
+
+    def _run(self, raw: bytes, count: int, end: int) -> None:
+        self.counters.received += count
+        tx = self._tx
+        if tx is not None:
+            tx.pieces.append(Piece(tx.db, raw, count))
+            tx.count += count
+            return
+        self.position = end
+        self._out.append(Unit(end, self.db, [Piece(self.db, raw, count)], self._received_ms))
+
+    def _special(self, argv: list[bytes], buf: bytes, pos: int, after: int, base: int) -> None:
+        name = argv[0].upper()
+        end = base + after
+        if name == b"SELECT":
+            self._select(argv, base + pos, end)
+        elif name in (b"PING", b"REPLCONF"):
+            self._consumed(end)
+        elif name == b"MULTI":
+            self._tx = _Transaction(base + pos, self.db)
+        elif name == b"EXEC":
+            self._exec(end)
+        else:
+            self.counters.received += 1
+            self._command(name, argv, buf, pos, after, base)
+
+    def _consumed(self, end: int) -> None:
+        if self._tx is None:
+            self.position = end
+
+    def _select(self, argv: list[bytes], start: int, end: int) -> None:
+        if len(argv) != 2 or not argv[1].isdigit():
+            raise ProtocolError(f"expected SELECT <db>, got {argv[1:]!r}", start)
+        if self._tx is not None:
+            self._tx.db = int(argv[1])
+        else:
+            self.db = int(argv[1])
+            self.position = end
+
+    def _command(self, name: bytes, argv: list[bytes], buf: bytes, pos: int, after: int, base: int) -> None:
+        end = base + after
+        tag = recognise(argv)
+        if tag is not None:
+            self._tag(tag)
+            if self._tx is not None:
+                self._tx.tag = tag
+            self._consumed(end)
+            return
+        tx = self._tx
+        if tx is not None and tx.tag is not None and tx.tag.origin in self.rules.drop:
+            tx.count += 1  # of a transaction that will be dropped: its commands need no further look
+            return
+        if len(argv) > 1 and is_reserved(argv[1]):
+            self.counters.filter("reserved")
+            self._consumed(end)
+            return
+        db = self.db if tx is None else tx.db
+        solo = name in FLUSH_NAMES and reaches_tag(name, argv, db)
+        adjusted = self._flush(name, argv, db, base + pos) if name in FLUSH_NAMES else None
+        if adjusted is None:
+            adjusted = self.rules.adjust(db, argv, self._received_ms)
+        unit = Unit(end, self.db, [], self._received_ms, solo=solo)
+        if isinstance(adjusted, Dropped):
+            self.counters.filter(adjusted.reason)
+        elif isinstance(adjusted, Impossible):
+            unit.dead.append(DeadLetter(base + pos, db, argv, adjusted.reason))
+        else:
+            for to_db, out in adjusted:
+                raw = buf[pos:after] if out is argv else encode(out)
+                unit.pieces.append(Piece(to_db, raw, 1))
+                if out[0].upper() in self.rules.noscript:
+                    unit.noscript = True
+        self._place(unit)
+
+    def _flush(self, name: bytes, argv: list[bytes], db: int, offset: int) -> Adjusted | None:
+        """What becomes of FLUSHALL, FLUSHDB and SWAPDB; None leaves them to the ordinary adjusting."""
+        policy = self.rules.flush
+        if policy == "drop":
+            return Dropped("flush")
+        if policy == "stop":
+            raise Refused(
+                f"the source did {name.decode()} at offset {offset}; in a two-way task that stops the link, since it "
+                "would remove what the other datacenter wrote: start again with `flush: replay` or `flush: drop`"
+            )
+        if not reaches_tag(name, argv, db):
+            return None
+        checked = self.rules.adjust(db, argv, self._received_ms)
+        if isinstance(checked, (Dropped, Impossible)):
+            return checked
+        return [(to_db, keep_reserved(out, to_db)) for to_db, out in checked]
+
+    def _place(self, unit: Unit) -> None:
+        tx = self._tx
+        if tx is not None:
+            tx.pieces.extend(unit.pieces)
+            tx.dead.extend(unit.dead)
+            tx.count += 1
+            tx.solo = tx.solo or unit.solo
+            tx.noscript = tx.noscript or unit.noscript
+            return
+        self.position = unit.end
+        if unit.pieces or unit.dead:
+            self._out.append(unit)
+
+    def _tag(self, tag: Tag) -> None:
+        if tag.origin == self.rules.source_dc:
+            raise Circulation(
+                f"link {tag.link} brings writes of datacenter {tag.origin} back to it: the tasks form a circle. "
+                f"Name {tag.origin} in the `direct` list of that task, or remove one of the tasks"
+            )
+        if self._on_tag is not None:
+            self._on_tag(tag)
+
+    def _exec(self, end: int) -> None:
+        tx = self._tx
+        if tx is None:
+            raise ProtocolError("expected MULTI before EXEC", end)
+        self._tx = None
+        self.db = tx.db
+        self.position = end
+        tag = tx.tag
+        if tag is not None and tag.origin in self.rules.drop:
+            self.counters.loops_dropped += tx.count
+            self.counters.dropped_bytes += end - tx.start
+            return
+        if not tx.pieces and not tx.dead:
+            return
+        unit = Unit(end, self.db, _merged(tx.pieces), self._received_ms, atomic=True, solo=tx.solo)
+        unit.noscript = tx.noscript
+        unit.dead = tx.dead
+        if tag is not None:
+            unit.origin = tag.origin
+            unit.opos = tag.fields.get(b"opos", tag.fields.get(b"pos", b"")).decode("ascii", "replace")
+        self._out.append(unit)
+
+
+def _merged(pieces: list[Piece]) -> list[Piece]:
+    """Neighbours of the same database as one piece, so that a batch has fewer parts."""
+    out: list[Piece] = []
+    group: list[Piece] = []
+    for piece in pieces:
+        if group and group[0].db != piece.db:
+            out.append(_joined(group))
+            group = []
+        group.append(piece)
+    if group:
+        out.append(_joined(group))
+    return out
+
+
+def _joined(group: list[Piece]) -> Piece:
+    if len(group) == 1:
+        return group[0]
+    return Piece(group[0].db, b"".join(piece.raw for piece in group), sum(piece.commands for piece in group))
