@@ -38,6 +38,9 @@ def read_contents(side: Side, keys: list[bytes]) -> list[Content]:
     for key, content in zip(keys, contents, strict=True):
         if content.type == "hash" and side.has_field_deadlines:
             content.field_deadlines = _field_deadlines(side, key, content.value)
+        elif content.type == "vectorset":
+            vectors = wire.call([("VEMB", key, element) for element in content.value])
+            content.value = dict(zip(content.value, vectors, strict=True))
         elif content.type == "stream" and not side.has_stream_full:
             content.value = _old_stream(side, key)
     return contents
@@ -59,6 +62,8 @@ def _reading(kind: str, key: bytes, side: Side) -> Command:
             return ("XINFO", "STREAM", key, "FULL", "COUNT", 0)
         case "stream":
             return ("XLEN", key)
+        case "vectorset":
+            return ("VRANDMEMBER", key, 2**31 - 1)  # all of them; the graph between them is built by chance
         case _:
             return ("DUMP", key)  # a module's: only its bytes can be compared
 
