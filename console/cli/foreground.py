@@ -11,7 +11,6 @@ import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from canal.errors import CanalError
 from console.cli import logs
 from console.cli.about import framing, package_version
 from console.cli.view import Follower, PlainView, TerminalView, View
@@ -116,11 +115,6 @@ class _Foreground:
                 raise
             log.warning("stopped at once by a second signal; the next start goes on from the last committed batch")
             return INTERRUPTED
-        except CanalError as error:
-            self._status.state = "failed"
-            if self._status.last_error is None:
-                self._status.failed(error)
-            raise
         return 0
 
     def _on_signal(self, number: int) -> None:

@@ -39,7 +39,10 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
 @side_options("source")
 @side_options("target")
 @click.option(
-    "--state-dir", metavar="DIR", type=click.Path(file_okay=False), help="Journal, spool, identity of the task."
+    "--state-dir",
+    metavar="DIR",
+    type=click.Path(),
+    help="Holds a directory per task: journal, spool, identity (default: the XDG state home).",
 )
 @click.option("--fsync", type=click.Choice(["always", "everysec", "no"]), default="everysec", show_default=True)
 @click.option(
@@ -117,5 +120,5 @@ def _check_name(flag: str, name: str) -> None:
 
 
 def _state_dir(given: str | None, task: str) -> Path:
-    """The directory of this link: what --state-dir names, else one per task below the XDG state home."""
-    return Path(given) if given else state_home() / task
+    """The directory of this link: one per task, so that several links may share a --state-dir."""
+    return (Path(given).absolute() if given else state_home()) / task

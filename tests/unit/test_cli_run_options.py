@@ -49,7 +49,7 @@ def test_every_flag_arrives(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (made.task, made.source_dc, made.target_dc, made.two_way) == ("t1", "sh", "bj", True)
     assert made.direct == ("gz", "cd")
-    assert made.state_dir == tmp_path / "s"
+    assert made.state_dir == tmp_path / "s" / "t1"
     assert (made.on_error, made.writer) == ("continue", "guarded")
     assert (made.snapshot.mode, made.snapshot.stale_keys) == ("never", "keep")
     assert (made.journal.fsync, made.journal.max_bytes) == ("always", 20 << 30)
