@@ -6,6 +6,7 @@ Receives into one buffer that is used again and again, so everything handed on i
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
@@ -16,6 +17,8 @@ from canal.errors import CanalError, Unreachable
 from canal.handshake import Continue, FullResync, Handshake, State
 from canal.position import Position
 from canal.resp import encode
+
+_log = logging.getLogger(__name__)
 
 BUFFER_BYTES: Final = 256 * 1024
 _FIRST_ACK_S: Final = 0.05
@@ -255,6 +258,8 @@ class Intake(asyncio.BufferedProtocol):
     def _end(self, error: BaseException | None) -> None:
         if not self.outcome.done():
             self.outcome.set_result(error)
+        elif error is not None:  # a callback that closed this connection and then failed
+            _log.error("lost after the connection was closed: %s", error, exc_info=error)
         for timer in (self._timer, self._exactly):
             if timer is not None:
                 timer.cancel()

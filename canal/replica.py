@@ -52,7 +52,8 @@ class Replica:
         self._intake: Intake | None = None
         self._held = False
         self._stopped = False
-        self._paused: str | None = None
+        self._paused = False
+        self._untold: str | None = None  # why it was paused, until the sink has heard of it
         self._resumed = asyncio.Event()
         self._step: asyncio.Task[Any] | None = None
         self._interrupted: asyncio.Task[Any] | None = None
@@ -64,13 +65,16 @@ class Replica:
 
     @property
     def _leaving(self) -> bool:
-        return self._stopped or self._paused is not None
+        return self._stopped or self._paused or self._untold is not None
 
     async def run(self) -> None:
         """Follow the source until ``stop()``; raises what a person has to look at (see the class)."""
         while not self._stopped:
-            if self._paused is not None:
-                await self._interruptible(self._pausing(self._paused))
+            if self._untold is not None:
+                reason, self._untold = self._untold, None
+                self._sink.on_disconnect(StateError(reason), math.inf if self._paused else 0.0)
+            if self._paused:
+                await self._interruptible(self._resumed.wait())
                 continue
             error = await self._interruptible(self._attempt())
             if error is None or self._leaving:
@@ -89,15 +93,20 @@ class Replica:
         self._interrupt()
 
     def pause(self, reason: str) -> None:
-        """Leave the source until ``resume()``; the sink hears ``on_disconnect(StateError(reason), inf)``."""
-        if self._paused is None:
+        """Leave the source until ``resume()``.
+
+        The sink hears ``on_disconnect(StateError(reason), inf)``, soon but not within the call; with a retry in 0 s
+        when it was resumed meanwhile, which is the way to have ``resume_position()`` asked anew.
+        """
+        if not self._paused:
             self._resumed.clear()
-            self._paused = reason
+            self._paused = True
+            self._untold = reason
             self._interrupt()
 
     def resume(self) -> None:
         """Come back after ``pause``, at ``sink.resume_position()``."""
-        self._paused = None
+        self._paused = False
         self._resumed.set()
 
     def hold(self) -> None:
@@ -159,10 +168,6 @@ class Replica:
         if not isinstance(error, PeerError | ConfigError):
             return True
         return self._fail_fast and not isinstance(error, Unready)
-
-    async def _pausing(self, reason: str) -> None:
-        self._sink.on_disconnect(StateError(reason), math.inf)
-        await self._resumed.wait()
 
     async def _interruptible(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Await ``work``; None when ``stop`` or ``pause`` ended it."""

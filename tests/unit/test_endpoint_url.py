@@ -1,0 +1,141 @@
+"""URLs → endpoints; what is wrong is named, passwords never shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from canal.endpoint import Endpoint, TlsOptions, parse_url
+from canal.errors import ConfigError
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://localhost", Endpoint("redis", "localhost", 6379)),
+        ("redis://localhost:7001/", Endpoint("redis", "localhost", 7001)),
+        ("redis://10.0.0.1:7001/0", Endpoint("redis", "10.0.0.1", 7001)),
+        ("REDIS://Db.example:1", Endpoint("redis", "Db.example", 1)),
+        ("  redis://localhost  ", Endpoint("redis", "localhost", 6379)),
+        ("redis://[::1]:7001", Endpoint("redis", "::1", 7001)),
+        ("redis://[fe80::1%25eth0]", Endpoint("redis", "fe80::1%eth0", 6379)),
+        ("redis://:pw@h", Endpoint("redis", "h", 6379, password="pw")),
+        ("redis://u:pw@h", Endpoint("redis", "h", 6379, username="u", password="pw")),
+        ("redis://u:@h", Endpoint("redis", "h", 6379, username="u", password="")),
+        ("redis://u%40x:p%3A%2F%25%20%C3%A9@h", Endpoint("redis", "h", 6379, username="u@x", password="p:/% é")),
+        ("redis://:a@b:c@h:1", Endpoint("redis", "h", 1, password="a@b:c")),
+        ("rediss://h", Endpoint("rediss", "h", 6379, tls=TlsOptions())),
+        ("unix:///run/redis.sock", Endpoint("unix", path="/run/redis.sock")),
+        ("unix://u:pw@/run/a%20b.sock", Endpoint("unix", path="/run/a b.sock", username="u", password="pw")),
+    ],
+)
+def test_what_is_understood(url: str, expected: Endpoint) -> None:
+    assert parse_url(url) == expected
+
+
+def test_user_password_and_tls_may_come_separately() -> None:
+    tls = TlsOptions(ca="/ca.pem", server_name="db")
+    made = parse_url("rediss://h", username="u", password="p", tls=tls)
+    assert made == Endpoint("rediss", "h", 6379, username="u", password="p", tls=tls)
+    assert parse_url("redis://u@h", password="p") == Endpoint("redis", "h", 6379, username="u", password="p")
+    assert parse_url("redis://:p@h", username="u") == Endpoint("redis", "h", 6379, username="u", password="p")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("", "expected a URL such as redis://HOST:PORT"),
+        ("localhost:6379", "expected a URL such as redis://HOST:PORT"),
+        ("http://h", "unknown URL scheme 'http'"),
+        ("redis+sentinel://a,b/m", "redis\\+sentinel:// is not yet supported"),
+        ("redis+cluster://a", "redis\\+cluster:// is not yet supported"),
+        ("rediss+cluster://a", "rediss\\+cluster:// is not yet supported"),
+        ("redis://", "the host is missing"),
+        ("redis://:6379", "the host is missing"),
+        ("redis://@:6379", "the host is missing"),
+        ("redis:///0", "the host is missing"),
+        ("redis://h:", "a port from 1 to 65535"),
+        ("redis://h:0", "a port from 1 to 65535.*'0'"),
+        ("redis://h:65536", "a port from 1 to 65535.*'65536'"),
+        ("redis://h:٣", "a port from 1 to 65535"),
+        ("redis://h:12x", "a port from 1 to 65535"),
+        ("redis://h/1", "database /1 was given, but whole servers are replicated"),
+        ("redis://h/mydb", "nothing is expected after host and port, got '/mydb'"),
+        ("redis://h?db=1", "options after \\? cannot be used"),
+        ("redis://h#x", "a fragment after # cannot be used"),
+        ("redis://::1:6379", "IPv6 addresses stand in \\[ \\]"),
+        ("redis://[::1", "expected \\[IPv6\\]:PORT"),
+        ("redis://[::1]6379", "expected \\[IPv6\\]:PORT"),
+        ("redis://[nope]:1", "'nope' is not an IPv6 address"),
+        ("redis://a,b:1", "expected one HOST:PORT, got a list"),
+        ("redis://a b", "holds a space or control character"),
+        ("redis://a\x00b", "holds a space or control character"),
+        ("redis://a%zz", "is not a host name"),
+        ("redis://:%zz@h", "a % that starts no %XX escape"),
+        ("redis://:%ff@h", "not UTF-8"),
+        ("redis://u@h", "a user without a password"),
+        ("unix://run/redis.sock", "expected unix:///absolute/path"),
+        ("unix:///run/", "expected unix:///absolute/path"),
+        ("unix:///" + "x" * 200, "longer than the 107 bytes"),
+        ("unix:///a?db=1", "expected only a path"),
+        ("unix:///a%00", "expected only a path"),
+    ],
+)
+def test_what_is_wrong_is_named(url: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as raised:
+        parse_url(url)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{SECRET}@h/7",
+        f"redis://:{SECRET}@h?x",
+        f"redis://:{SECRET}/x@h",
+        f"redis://:{SECRET}#x@h",
+        f"redis://u:{SECRET}@",
+        f"redis://u:{SECRET}",  # @host forgotten
+        f"redis://:{SECRET}",
+        f"redis://:{SECRET}%zz@h",
+        f"{SECRET}@h",
+        f"foo{SECRET}@x://h",
+        f"unix://:{SECRET}@tmp/x",
+        f"redis://{SECRET}@h",
+        f"redis://:{SECRET}@h:{SECRET}x",
+    ],
+)
+def test_errors_do_not_show_what_may_be_a_password(url: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_url(url)
+    assert SECRET not in str(raised.value)
+
+
+def test_given_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="password is given in the URL and separately"):
+        parse_url("redis://:a@h", password="b")
+    with pytest.raises(ConfigError, match="user is given in the URL and separately"):
+        parse_url("redis://u:a@h", username="v")
+
+
+def test_tls_options_need_rediss() -> None:
+    with pytest.raises(ConfigError, match="write rediss:// to use TLS"):
+        parse_url("redis://h", tls=TlsOptions(ca="x"))
+
+
+@pytest.mark.parametrize(
+    ("url", "label", "address"),
+    [
+        (f"redis://:{SECRET}@h:1", "redis://h:1", "h:1"),
+        (f"redis://u:{SECRET}@h:1", "redis://u@h:1", "h:1"),
+        (f"rediss://u%40:{SECRET}@[::1]", "rediss://u%40@[::1]:6379", "[::1]:6379"),
+        (f"unix://u:{SECRET}@/run/x", "unix://u@/run/x", "/run/x"),
+    ],
+)
+def test_label_and_repr_hide_the_password(url: str, label: str, address: str) -> None:
+    made = parse_url(url)
+    assert made.label == label
+    assert made.address == address
+    assert SECRET not in repr(made)
+    assert made.password == SECRET
