@@ -14,11 +14,13 @@ import anycrc
 
 from canal.errors import RdbError
 from canal.rdb.events import End, Event, HashTemplate, Header, Key, ResumePoint, SelectDb
+from canal.rdb.packed import first_entry
 from canal.rdb.pending import Held, PendingString, PendingValue, Record
 from canal.rdb.records import long_event, long_record, read_record
 from canal.rdb.types import (
     COUNT,
     GRAMMAR,
+    HASH_TEMPLATE_LISTPACK_REF,
     MODULE_PRE_GA,
     NEWEST_REDIS,
     NEWEST_VALKEY,
@@ -265,10 +267,11 @@ class RdbReader:
                         self._value = PendingValue(self._take_record(key, op), program, self._templates, bound)
                         self._pos = at
                         return
-                if self._record == _NO_RECORD:
+                if self._record == _NO_RECORD and op != HASH_TEMPLATE_LISTPACK_REF:
                     out.append(Key(self._db, key, op, buf[at:after], None, None, None, base + pos, base + after))
                 else:
-                    out.append(self._take_record(key, op).whole(buf[at:after], base + after, None))
+                    fields = self._template_of(buf, at) if op == HASH_TEMPLATE_LISTPACK_REF else None
+                    out.append(self._take_record(key, op).whole(buf[at:after], base + after, fields))
                 self._pos = after
         except IndexError:
             raise Short(end + 1) from None
@@ -289,6 +292,14 @@ class RdbReader:
             return 0
         pos, walked, _ = walk_elements(buf, pos, count, program[1].body)
         return pos if walked == count and pos - at <= self._stream_above else 0
+
+    def _template_of(self, buf: bytes, at: int) -> tuple[bytes, ...]:
+        """The fields of the template that a packed value names by its first entry."""
+        number = first_entry(read_string(buf, at)[0])
+        fields = self._templates.get(number) if isinstance(number, int) else None
+        if fields is None:
+            raise Malformed(f"hash template {number!r} is not defined before its use", at)
+        return fields
 
     def _take_record(self, key: bytes, op: int) -> Record:
         offset = self._record if self._record != _NO_RECORD else self._base + self._pos
