@@ -7,6 +7,7 @@ start a task twice. Unknown fields of a known format are ignored, so that a fiel
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar, cast
 
@@ -107,13 +108,16 @@ def decode_object(data: bytes, path: str) -> dict[str, Any]:
     return cast(dict[str, Any], value)
 
 
-_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")  # of tasks and shards too: they enter the target's keys and paths
+_LONGEST = {"node": 128}
 
 
 def check_name(kind: str, name: str) -> str:
-    """Return ``name`` when it may name a ``kind`` (task, node, shard); raises `ConfigError` otherwise."""
-    if not name or len(name) > 128 or not set(name) <= _NAME or name.startswith("."):
+    """Return ``name`` when it may name a ``kind`` (task, node, shard, datacenter); raises `ConfigError` otherwise."""
+    longest = _LONGEST.get(kind, 63)
+    if len(name) > longest or _NAME.match(name) is None:
         raise ConfigError(
-            f"{name!r} cannot name a {kind}: expected 1 to 128 letters, digits, '-', '_' or '.', not beginning with '.'"
+            f"{name!r} cannot name a {kind}: expected a letter or digit, then letters, digits, '-', '_' or '.',"
+            f" at most {longest} in all"
         )
     return name

@@ -1,0 +1,278 @@
+"""What may stand in node.yaml, task.yaml and console.yaml, and in the task specs that coordinators keep.
+
+Unknown keys are refused everywhere. Nothing here holds a secret: passwords are named by ``password_file`` or
+``password_env`` and read by `secrets` where they are used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from canal.errors import ConfigError
+from canal.url import Endpoint, parse_url
+from node.coordination.records import check_name
+
+_SIZE = re.compile(r"(\d{1,18})\s*([kmgt]?)(?:i?b)?\Z", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def _size(value: Any) -> Any:
+    """``64MiB``, ``512m``, ``2g`` or a number of bytes; powers of 1024."""
+    if isinstance(value, str):
+        match = _SIZE.match(value.strip())
+        if match is None:
+            raise ValueError(f"expected a size such as 512m or 2GiB, got {value!r}")
+        return int(match[1]) * _UNITS[match[2].lower()]
+    return value
+
+
+def _named(kind: str) -> AfterValidator:
+    def check(value: str) -> str:
+        try:
+            return check_name(kind, value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    return AfterValidator(check)
+
+
+def _listen(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or not host.strip("[]"):
+        raise ValueError(f"expected HOST:PORT, for example 127.0.0.1:9477 or [::1]:9477, got {value!r}")
+    return value
+
+
+def _server_url(value: str) -> str:
+    try:
+        endpoint = parse_url(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    if endpoint.password is not None or endpoint.username is not None:
+        raise ValueError("user and password do not belong in a URL that others can read; name them by 'credentials'")
+    return value
+
+
+Size = Annotated[int, BeforeValidator(_size), Field(ge=0)]
+TaskName = Annotated[str, _named("task")]
+NodeName = Annotated[str, _named("node")]
+Datacenter = Annotated[str, _named("datacenter")]
+Listen = Annotated[str, AfterValidator(_listen)]
+ServerUrl = Annotated[str, AfterValidator(_server_url)]
+
+
+class Strict(BaseModel):
+    """No unknown keys, no changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+
+class Credential(Strict):
+    """How to log in somewhere, named so that tasks can refer to it. The files stay on this machine."""
+
+    username: str | None = None
+    password_env: str | None = Field(default=None, description="environment variable that holds the password")
+    password_file: Path | None = Field(default=None, description="file whose first line is the password")
+    ca: Path | None = Field(default=None, description="PEM file or directory of the authorities to trust")
+    cert: Path | None = Field(default=None, description="client certificate")
+    key: Path | None = Field(default=None, description="its private key")
+    server_name: str | None = Field(default=None, description="name that the certificate must carry, default: the host")
+    verify: bool = True
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Credential:
+        if self.password_env is not None and self.password_file is not None:
+            raise ValueError("password_env and password_file are both given; give one")
+        if self.username is not None and self.password_env is None and self.password_file is None:
+            raise ValueError("a username without a password; give password_file or password_env")
+        if self.key is not None and self.cert is None:
+            raise ValueError("a key without its certificate; give cert too")
+        return self
+
+    @property
+    def has_tls(self) -> bool:
+        """True when anything here is about TLS."""
+        return bool(self.ca or self.cert or self.server_name or not self.verify)
+
+
+class ZooKeeperConfig(Strict):
+    """An ensemble. ``credentials`` names a digest user, and certificates when ``tls`` is on."""
+
+    hosts: Annotated[str, Field(min_length=1)]
+    chroot: Annotated[str, Field(pattern=r"^(/[^/\s]+)+$")] = "/redis-canal"
+    credentials: str | None = None
+    tls: bool = False
+
+
+class EmbeddedConfig(Strict):
+    """A SQLite file on this machine, shared by its daemons and the command line."""
+
+    path: Path
+
+
+class Coordination(Strict):
+    """Exactly one of the two; neither: a SQLite file in the state directory."""
+
+    zookeeper: ZooKeeperConfig | None = None
+    embedded: EmbeddedConfig | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Coordination:
+        if self.zookeeper is not None and self.embedded is not None:
+            raise ValueError("zookeeper and embedded are both given; give one")
+        return self
+
+
+class HttpConfig(Strict):
+    """Metrics and status of a node."""
+
+    listen: Listen = "127.0.0.1:9477"
+    advertise: str | None = Field(
+        default=None, description="base URL under which others reach it, default http://<listen>"
+    )
+
+
+class NodeConfig(Strict):
+    """node.yaml"""
+
+    node: NodeName = Field(default_factory=lambda: os.uname().nodename, validate_default=True)
+    datacenter: Datacenter = "local"
+    coordination: Coordination = Coordination()
+    state_dir: Path = Path("/var/lib/redis-canal")
+    http: HttpConfig = HttpConfig()
+    max_shards: Annotated[int, Field(ge=0, le=100_000)] = 256
+    lease_timeout_seconds: Annotated[float, Field(ge=1, le=600)] = 10.0
+    publish_seconds: Annotated[float, Field(ge=0.5, le=300)] = 5.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    credentials: dict[str, Credential] = {}
+
+    @model_validator(mode="after")
+    def _known_credentials(self) -> NodeConfig:
+        zookeeper = self.coordination.zookeeper
+        if zookeeper is not None and zookeeper.credentials is not None:
+            _known(zookeeper.credentials, self.credentials, "coordination.zookeeper")
+        return self
+
+    @property
+    def http_address(self) -> str:
+        """The base URL of this node's HTTP for others."""
+        return self.http.advertise or f"http://{self.http.listen}"
+
+
+class SideConfig(Strict):
+    """One side of a task."""
+
+    datacenter: Datacenter
+    url: ServerUrl
+    credentials: str | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The server without its credentials."""
+        return parse_url(self.url)
+
+
+class TwoWayConfig(Strict):
+    """The task in the other direction, and whose value wins where both sides wrote."""
+
+    peer: TaskName
+    home: str = "hash"
+
+
+class SnapshotConfig(Strict):
+    """How a snapshot is applied."""
+
+    mode: Literal["auto", "always", "never"] = "auto"
+    stale_keys: Literal["delete", "keep"] | None = None
+    existing: Literal["home", "source", "target"] = "target"
+    big_key_bytes: Size = 64 << 20
+    max_bytes_per_second: Size = 0
+    connections: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+class JournalConfig(Strict):
+    """Bounds of the durable journal."""
+
+    segment_bytes: Annotated[Size, Field(ge=4096)] = 64 << 20
+    fsync: Literal["always", "everysec", "no"] = "everysec"
+    max_bytes: Size = 0
+    retain_bytes: Size = 64 << 20
+    retain_seconds: Annotated[float, Field(ge=0)] = 60.0
+    tail_bytes: Annotated[Size, Field(ge=65536)] = 8 << 20
+
+
+class TaskSpec(Strict):
+    """task.yaml, and the spec in a coordinator: one direction. ``direct`` is worked out when the task is created."""
+
+    task: TaskName
+    source: SideConfig
+    target: SideConfig
+    two_way: TwoWayConfig | None = None
+    direct: tuple[Datacenter, ...] = ()
+    snapshot: SnapshotConfig = SnapshotConfig()
+    journal: JournalConfig = JournalConfig()
+    on_error: Literal["stop", "continue"] = "stop"
+    writer: Literal["auto", "gated", "guarded"] = "auto"
+    batch_bytes: Annotated[Size, Field(ge=1024)] = 256 * 1024
+    batch_commands: Annotated[int, Field(ge=1, le=100_000)] = 1000
+
+    @model_validator(mode="after")
+    def _two_sides(self) -> TaskSpec:
+        if self.source.datacenter == self.target.datacenter:
+            raise ValueError("source and target have the same datacenter; give each its own name")
+        if self.source.endpoint.address == self.target.endpoint.address:
+            raise ValueError(f"source and target are the same server ({self.source.endpoint.address})")
+        if self.two_way is not None and self.two_way.peer == self.task:
+            raise ValueError("two_way.peer names this task itself; name the task of the other direction")
+        return self
+
+
+class DatacenterConfig(Strict):
+    """One datacenter as the console reaches it."""
+
+    coordination: Coordination
+    nodes: dict[str, str] = Field(
+        default={}, description="node name -> base URL, where the registered one cannot be used"
+    )
+
+
+class TokenConfig(Strict):
+    """Who may use the console. ``sha256``: hex digest of the token, as printed by `redis-canal console token`."""
+
+    name: str
+    role: Literal["admin", "read-only"] = "read-only"
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ConsoleConfig(Strict):
+    """console.yaml"""
+
+    listen: Listen = "127.0.0.1:9480"
+    datacenters: Annotated[dict[Datacenter, DatacenterConfig], Field(min_length=1)]
+    tokens: tuple[TokenConfig, ...] = ()
+    credentials: dict[str, Credential] = {}
+    audit_log: Path | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ConsoleConfig:
+        for name, datacenter in self.datacenters.items():
+            zookeeper = datacenter.coordination.zookeeper
+            if zookeeper is None and datacenter.coordination.embedded is None:
+                raise ValueError(f"datacenters.{name}.coordination: give zookeeper or embedded")
+            if zookeeper is not None and zookeeper.credentials is not None:
+                _known(zookeeper.credentials, self.credentials, f"datacenters.{name}.coordination.zookeeper")
+        loopback = self.listen.rpartition(":")[0].strip("[]") in ("127.0.0.1", "::1", "localhost")
+        if not loopback and not self.tokens:
+            raise ValueError(f"listen: {self.listen} is not loopback, so at least one token is needed (tokens:)")
+        return self
+
+
+def _known(name: str, credentials: dict[str, Credential], where: str) -> None:
+    if name not in credentials:
+        listed = ", ".join(sorted(credentials)) or "there are none"
+        raise ValueError(f"{where}.credentials: {name!r} is not among the credentials of this file ({listed})")
