@@ -5,8 +5,7 @@ CRLF, the bytes, CRLF; Redis protocol specification). Everything here works on o
 no I/O, no state. Lies in the headers raise `ProtocolError` whose ``offset`` is the index into the block (the caller
 adds the block's stream position), never anything else, and nothing is allocated by a length that a peer merely claims.
 
-`scan` is the hot path: it steps over consecutive commands that pass through untouched, so that they can be sent on as
-one slice.
+The hot path, `canal.framing.scan`, is re-exported here.
 """
 
 from __future__ import annotations
@@ -14,25 +13,25 @@ from __future__ import annotations
 from typing import Final
 
 from canal.errors import ProtocolError
+from canal.framing import LIMIT, MAX_ARGUMENTS, MAX_BULK, NEED_MORE, SPECIAL, compiled, scan
 
-NEED_MORE: Final = 0
-"""`scan` stopped because the next command is not complete in the block."""
-SPECIAL: Final = 1
-"""`scan` stopped before a command that has to be looked at."""
-LIMIT: Final = 2
-"""`scan` stopped because it stepped over as many commands or bytes as asked."""
+__all__ = [
+    "CRLF",
+    "LIMIT",
+    "MAX_ARGUMENTS",
+    "MAX_BULK",
+    "NEED_MORE",
+    "SPECIAL",
+    "compiled",
+    "encode",
+    "need",
+    "parse",
+    "scan",
+]
 
-MAX_ARGUMENTS: Final = 1 << 24
-MAX_BULK: Final = 1 << 30
-"""Bytes of one argument; above Redis's own default ``proto-max-bulk-len`` (512 MiB)."""
 _MAX_HEADER: Final = 24
 
 CRLF: Final = b"\r\n"
-
-
-def compiled() -> bool:
-    """True when this module runs as compiled code rather than as plain Python."""
-    return not __file__.endswith(".py")
 
 
 def _number(buf: bytes, start: int, stop: int, at: int, kind: str, most: int) -> int:
@@ -44,15 +43,6 @@ def _number(buf: bytes, start: int, stop: int, at: int, kind: str, most: int) ->
     if value > most:
         raise ProtocolError(f"{kind} of {value} is more than {most}, the most that is accepted", at)
     return value
-
-
-def _table(mark: bytes) -> dict[bytes, int]:
-    return {mark + b"%d" % number: number for number in range(2048)}
-
-
-_COUNTS: Final = _table(b"*")
-_SIZES: Final = _table(b"$")
-"""The header lines of nearly all commands, so that a look-up replaces checking and converting."""
 
 
 def _count(buf: bytes, at: int, line: int) -> int:
@@ -70,64 +60,6 @@ def _size(buf: bytes, at: int, line: int) -> int:
     if buf[at] != 36:  # '$'
         raise ProtocolError(f"expected a bulk string ($<length>), got {buf[at : at + 32]!r}", at)
     return _number(buf, at + 1, line, at, "bulk length", MAX_BULK)
-
-
-def scan(
-    buf: bytes, pos: int, end: int, stop: int, max_commands: int, max_bytes: int, plain: dict[bytes, int]
-) -> tuple[int, int, int]:
-    """Step over whole commands in ``buf[pos:end]`` whose names are in ``plain``.
-
-    ``plain`` maps a name, spelled exactly, to the argument count that it must have (the name counts), 0 for any.
-    A command that reaches beyond index ``stop`` is special (there stands something that must be looked at).
-    Returns (index after the last command stepped over, number of commands, why it stopped).
-    """
-    find = buf.find
-    sizes = _SIZES
-    counts = _COUNTS
-    first = pos
-    count = 0
-    bound = pos + max_bytes
-    while count < max_commands and pos < bound:
-        line = find(CRLF, pos, end)
-        if line < 0:
-            if end - pos > _MAX_HEADER:
-                raise ProtocolError(f"expected a command (*<count>), got {buf[pos : pos + 32]!r}", pos)
-            return pos, count, NEED_MORE
-        argc = counts.get(buf[pos:line], 0)
-        if argc == 0:
-            argc = _count(buf, pos, line)
-        at = line + 2
-        line = find(CRLF, at, end)
-        if line < 0:
-            return pos, count, _short(buf, at, end)
-        size = sizes.get(buf[at:line], -1)
-        if size < 0:
-            size = _size(buf, at, line)
-        at = line + 2 + size
-        if at + 2 > end:
-            return pos, count, NEED_MORE
-        wanted = plain.get(buf[line + 2 : at], -1)
-        if wanted != 0 and wanted != argc:
-            return pos, count, SPECIAL
-        at += 2
-        while argc > 1:
-            line = find(CRLF, at, end)
-            if line < 0:
-                return pos, count, _short(buf, at, end)
-            size = sizes.get(buf[at:line], -1)
-            if size < 0:
-                size = _size(buf, at, line)
-            at = line + 4 + size
-            argc -= 1
-        if at > end:
-            return pos, count, NEED_MORE
-        if at > stop:
-            return pos, count, SPECIAL
-        if at > bound and pos > first:
-            return pos, count, LIMIT
-        pos = at
-        count += 1
-    return pos, count, LIMIT
 
 
 def _short(buf: bytes, at: int, end: int) -> int:
@@ -165,20 +97,21 @@ def parse(buf: bytes, pos: int, end: int) -> tuple[list[bytes], int] | None:
 def need(buf: bytes, pos: int, end: int) -> int:
     """At least how many bytes from ``pos`` the incomplete command there takes, as far as its headers tell.
 
-    Lets a reader of big commands wait for enough bytes instead of looking again at every block.
+    Lets a reader of big commands wait for enough bytes instead of looking again at every block. Arguments whose headers
+    have not come yet count with the six bytes that an empty one takes.
     """
     line = buf.find(CRLF, pos, end)
     if line < 0:
         return end - pos + 1
     argc = _count(buf, pos, line)
     at = line + 2
-    for _ in range(argc):
+    for left in range(argc, 0, -1):
         line = buf.find(CRLF, at, end)
         if line < 0:
-            return end - pos + 1
+            return max(end - pos + 1, at - pos + left * 6)
         at = line + 4 + _size(buf, at, line)
         if at > end:
-            return at - pos
+            return at - pos + (left - 1) * 6
     return at - pos
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from canal.framing import script_arguments
 from canal.position import Position
 from canal.resp import encode, parse
 from sync.tag import Tagger
@@ -206,29 +207,10 @@ def render(batch: Batch, tagger: Tagger, replid: str, db: int, *, seen: str = ""
     return Rendered(b"".join(parts), replies, db, own)
 
 
-def script_arguments(rendered: Rendered) -> tuple[bytes, int] | None:
-    """The commands of a rendered batch as bulk strings ``<argc> <arg>…`` for the guarded script, and their number.
+def script_form(rendered: Rendered) -> tuple[bytes, int] | None:
+    """The commands of a rendered batch as arguments of the guarded script, and their number.
 
     None when one of them has more arguments than a script can pass on.
     """
-    raw = rendered.body
-    parts: list[bytes] = []
-    total = 0
-    at = 0
-    end = len(raw)
-    find = raw.find
-    while at < end:
-        line = find(b"\r\n", at)
-        digits = raw[at + 1 : line]
-        argc = int(digits)
-        if argc > MAX_SCRIPT_ARGUMENTS:
-            return None
-        body = line + 2
-        at = body
-        for _ in range(argc):
-            line = find(b"\r\n", at)
-            at = line + 4 + int(raw[at + 1 : line])
-        parts.append(b"$%d\r\n%b\r\n" % (len(digits), digits))
-        parts.append(raw[body:at])
-        total += argc + 1
-    return b"".join(parts), total
+    raw, total = script_arguments(rendered.body, MAX_SCRIPT_ARGUMENTS)
+    return None if total < 0 else (raw, total)

@@ -24,7 +24,7 @@ import hiredis
 
 from canal.errors import CanalError, Unreachable, Unready
 from canal.resp import encode
-from sync.batch import EXEC, MULTI, Batch, Rendered, render, script_arguments
+from sync.batch import EXEC, MULTI, Batch, Rendered, render, script_form
 from sync.tag import Tagger
 from sync.target.connection import MAX_REPLY, Connection
 from sync.target.errors import classify, is_transient
@@ -167,7 +167,7 @@ class Writer:
 
     def _submit_guarded(self, batch: Batch) -> bool:
         rendered = render(batch, self._tagger, self._replid_at(batch.end), 0, seen=self._seen() if self._seen else "")
-        arguments = script_arguments(rendered)
+        arguments = script_form(rendered)
         if arguments is None:
             return False
         raw, number = arguments

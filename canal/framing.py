@@ -1,0 +1,178 @@
+"""The hot path: step over commands of a replication stream that pass through untouched.
+
+One function, no objects per command. This file is the reference as plain Python; the same file is compiled by mypyc
+when the package is built with a C compiler at hand (about ninety times as fast), and nothing but speed may differ:
+``tests/unit/test_resp.py`` runs on both. Bytes are looked at one by one because that is what compiles to machine code.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mypy_extensions import i64
+
+from canal.errors import ProtocolError
+
+NEED_MORE: Final = 0
+"""`scan` stopped because the next command is not complete in the block."""
+SPECIAL: Final = 1
+"""`scan` stopped before a command that has to be looked at."""
+LIMIT: Final = 2
+"""`scan` stopped because it stepped over as many commands or bytes as asked."""
+
+MAX_ARGUMENTS: Final = 1 << 24
+MAX_BULK: Final = 1 << 30
+"""Bytes of one argument; above Redis's own default ``proto-max-bulk-len`` (512 MiB)."""
+
+
+def compiled() -> bool:
+    """True when this module runs as compiled code rather than as plain Python."""
+    return not __file__.endswith(".py")
+
+
+def bad_count(buf: bytes, at: int) -> ProtocolError:
+    """The error for what stands at ``at`` in the place of ``*<count>``."""
+    return ProtocolError(
+        f"expected a command (*<count>, at most {MAX_ARGUMENTS} arguments), got {buf[at : at + 32]!r}", at
+    )
+
+
+def bad_size(buf: bytes, at: int) -> ProtocolError:
+    """The error for what stands at ``at`` in the place of ``$<length>``."""
+    return ProtocolError(f"expected a bulk string ($<length>, at most {MAX_BULK} bytes), got {buf[at : at + 32]!r}", at)
+
+
+def scan(
+    buf: bytes, pos: int, end: int, stop: int, max_commands: int, max_bytes: int, plain: dict[bytes, int]
+) -> tuple[int, int, int]:
+    """Step over whole commands in ``buf[pos:end]`` whose names are in ``plain``.
+
+    ``plain`` maps a name, spelled exactly, to the argument count that it must have (the name counts), 0 for any.
+    A command that reaches beyond index ``stop`` is special (there stands something that must be looked at).
+    Returns (index after the last command stepped over, number of commands, why it stopped). Raises ProtocolError with
+    the index where no command can stand.
+    """
+    here: i64 = pos
+    last: i64 = end
+    far: i64 = stop
+    first: i64 = pos
+    bound: i64 = here + max_bytes
+    most: i64 = max_commands
+    count: i64 = 0
+    name: bytes = b""
+    name_size: i64 = 0
+    wanted: i64 = -1
+    while count < most and here < bound:
+        at: i64 = here
+        if at >= last:
+            return int(here), int(count), NEED_MORE
+        if buf[at] != 42:  # '*'
+            raise bad_count(buf, int(at))
+        at += 1
+        argc: i64 = 0
+        limit: i64 = at + 9
+        while True:
+            if at >= last:
+                return int(here), int(count), NEED_MORE
+            byte: i64 = buf[at]
+            if byte < 48 or byte > 57:
+                break
+            argc = argc * 10 + (byte - 48)
+            at += 1
+            if at > limit:
+                raise bad_count(buf, int(here))
+        if byte != 13 or argc == 0 or argc > MAX_ARGUMENTS:
+            raise bad_count(buf, int(here))
+        at += 2
+        number: i64 = 0
+        while number < argc:
+            if at >= last:
+                return int(here), int(count), NEED_MORE
+            head: i64 = at
+            if buf[at] != 36:  # '$'
+                raise bad_size(buf, int(at))
+            at += 1
+            size: i64 = 0
+            limit = at + 10
+            while True:
+                if at >= last:
+                    return int(here), int(count), NEED_MORE
+                byte = buf[at]
+                if byte < 48 or byte > 57:
+                    break
+                size = size * 10 + (byte - 48)
+                at += 1
+                if at > limit:
+                    raise bad_size(buf, int(head))
+            if byte != 13 or at == head + 1 or size > MAX_BULK:
+                raise bad_size(buf, int(head))
+            at += 2
+            if number == 0:
+                if at + size > last:
+                    return int(here), int(count), NEED_MORE
+                same: bool = size == name_size
+                if same:
+                    index: i64 = 0
+                    while index < size:
+                        if buf[at + index] != name[index]:
+                            same = False
+                            break
+                        index += 1
+                if not same:
+                    name = buf[int(at) : int(at + size)]
+                    name_size = size
+                    wanted = plain.get(name, -1)
+                if wanted != 0 and wanted != argc:
+                    return int(here), int(count), SPECIAL
+            at += size + 2
+            number += 1
+        if at > last:
+            return int(here), int(count), NEED_MORE
+        if at > far:
+            return int(here), int(count), SPECIAL
+        if at > bound and here > first:
+            return int(here), int(count), LIMIT
+        here = at
+        count += 1
+    return int(here), int(count), LIMIT
+
+
+def script_arguments(raw: bytes, most: int) -> tuple[bytes, int]:
+    """Whole commands as the arguments of a script: per command its argument count, then its arguments, as they stand.
+
+    Returns (bulk strings, how many); (b"", -1) when a command has more than ``most`` arguments. ``raw`` holds sound,
+    whole commands: what `scan` and `canal.resp.encode` give.
+    """
+    parts: list[bytes] = []
+    counts: dict[int, bytes] = {}
+    total: i64 = 0
+    at: i64 = 0
+    last: i64 = len(raw)
+    while at < last:
+        at += 1
+        argc: i64 = 0
+        while raw[at] != 13:
+            argc = argc * 10 + (raw[at] - 48)
+            at += 1
+        if argc > most:
+            return b"", -1
+        at += 2
+        body: i64 = at
+        left: i64 = argc
+        while left > 0:
+            at += 1
+            size: i64 = 0
+            while raw[at] != 13:
+                size = size * 10 + (raw[at] - 48)
+                at += 1
+            at += size + 4
+            left -= 1
+        number = int(argc)
+        head = counts.get(number)
+        if head is None:
+            digits = b"%d" % number
+            head = counts[number] = b"$%d\r\n%b\r\n" % (len(digits), digits)
+        parts.append(head)
+        parts.append(raw[int(body) : int(at)])
+        total += argc + 1
+    return b"".join(parts), int(total)

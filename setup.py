@@ -1,0 +1,30 @@
+"""Builds the hot path (canal/framing.py) as a C extension by mypyc; everything else is in pyproject.toml.
+
+Without a C compiler, or with REDIS_CANAL_PURE=1, the same file runs as plain Python.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from setuptools import setup
+
+COMPILED = ["canal/framing.py"]
+
+
+def extensions() -> list[Any]:
+    """The extensions, each optional: a build that fails leaves the plain module in use."""
+    if os.environ.get("REDIS_CANAL_PURE"):
+        return []
+    try:
+        from mypyc.build import mypycify
+    except ImportError:
+        return []
+    found = mypycify(["--strict", *COMPILED], opt_level="3")
+    for extension in found:
+        extension.optional = True
+    return list(found)
+
+
+setup(ext_modules=extensions())
