@@ -135,9 +135,11 @@ class Target:
             return cls.of(VALKEY, str(info.get("valkey_version", "")))
         return cls.of(REDIS, str(info.get("redis_version", "")))
 
-    def at_least(self, redis: tuple[int, ...], valkey: tuple[int, ...] = (0,)) -> bool:
-        """Whether this is Redis of at least ``redis`` or Valkey of at least ``valkey`` (default: any Valkey)."""
-        return self.version >= (valkey if self.flavor == VALKEY else redis)
+    def at_least(self, redis: tuple[int, ...], valkey: tuple[int, ...] | None = (0,)) -> bool:
+        """Whether this is Redis of at least ``redis`` or Valkey of at least ``valkey`` (default: any; None: never)."""
+        if self.flavor == VALKEY:
+            return valkey is not None and self.version >= valkey
+        return self.version >= redis
 
     def with_rdb_version(self, version: int) -> Target:
         """The same server after a probe showed another newest version than the table says."""

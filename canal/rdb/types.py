@@ -192,6 +192,11 @@ STREAMED: Final = frozenset(
     | {STREAM, STREAM_2, STREAM_3, STREAM_4, STREAM_5, HASH_TEMPLATE_ARRAY_REF}
 )
 
+# Hashes whose fields may have deadlines of their own.
+MAY_HAVE_DEADLINES: Final = frozenset(
+    {VALKEY_HASH_2, HASH_METADATA_PRE_GA, HASH_LISTPACK_EX_PRE_GA, HASH_METADATA, HASH_LISTPACK_EX}
+)
+
 STREAMS: Final[dict[int, int]] = {STREAM: 1, STREAM_2: 2, STREAM_3: 3, STREAM_4: 4, STREAM_5: 5}
 
 # The two names of each type: what TYPE answers, and how the file packs it.
