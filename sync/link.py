@@ -16,7 +16,7 @@ from canal.backoff import Backoff
 from canal.capture import Capture, CaptureOptions
 from canal.commands import ServerKind
 from canal.endpoint import Endpoint
-from canal.errors import AuthError, CanalError, ConfigError, PeerError, Unreachable
+from canal.errors import AuthError, CanalError, PeerError, Unreachable, Unready
 from canal.journal.chunk import JournalDamaged, SpoolAborted
 from canal.journal.lock import StateLock
 from sync.adjust import make_rules
@@ -242,11 +242,10 @@ class Link:
             await self._sleep(delay)
 
     def _retries(self, error: PeerError) -> bool:
-        return (
-            error.transient
-            or (isinstance(error, AuthError) and self.state.worked)
-            or (self.state.worked and not isinstance(error, ConfigError))
-        )
+        """At first contact a target that cannot be reached is a mistake of the caller; later it is an outage."""
+        if self.state.worked:
+            return True
+        return error.transient and (self._checked_servers or isinstance(error, Unready))
 
     async def _sleep(self, delay: float) -> None:
         if self._stop_by is not None:

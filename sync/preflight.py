@@ -22,11 +22,11 @@ async def source_info(config: LinkConfig) -> tuple[ServerInfo, int] | None:
     """
     try:
         async with control(config.source) as client:
-            raw: Any = await client.execute_command("INFO", NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+            raw: Any = await client.execute_command(b"INFO")  # type: ignore[no-untyped-call]  # as bytes: not parsed
     except Exception as error:
         log.debug("no INFO of the source: %s", error)
         return None
-    raw = raw if isinstance(raw, bytes) else b""
+    assert isinstance(raw, bytes)
     backlog = parse_info(raw).get("repl_backlog_size", "0")
     return server_info(raw), int(backlog) if backlog.isdigit() else 0
 
