@@ -87,7 +87,7 @@ class Cursor:
         return segment
 
     def _read(self, segment: Segment, offset: int, limit: int, max_bytes: int) -> list[Chunk]:
-        records = self._next_records(limit, max_bytes)
+        records = self._next_records(segment, limit, max_bytes)
         chunks = [record for record in records if record.length]
         if not chunks or not chunks[0].offset <= offset < chunks[0].end:
             raise JournalDamaged(
@@ -98,7 +98,7 @@ class Cursor:
         out: list[Chunk] = []
         for record in chunks:
             data = block[record.offset - begin : record.end - begin]
-            if (out and record.offset != out[-1].end) or not index.sound(record, data):
+            if not index.sound(record, data):
                 if out:
                     break  # hand out what is sound; the next read meets the damage
                 raise JournalDamaged(
@@ -114,16 +114,23 @@ class Cursor:
             out[0] = Chunk(offset, first.data[offset - begin :], first.received_ms)
         return out
 
-    def _next_records(self, limit: int, max_bytes: int) -> list[Record]:
-        """The records from the cursor's place on, up to ``max_bytes`` of chunks and not beyond ``limit``."""
+    def _next_records(self, segment: Segment, limit: int, max_bytes: int) -> list[Record]:
+        """The records from the cursor's place on, up to ``max_bytes`` of chunks and not beyond ``limit``.
+
+        It ends before a record that does not follow on the one before; the next call then begins with that.
+        """
         while True:
             if not self._records:
-                self._records = index.read_records(self._idx, self._number, _RECORDS)
+                self._records = index.read_records(
+                    self._idx, self._number, min(_RECORDS, segment.records - self._number)
+                )
             total = 0
             taken = 0
+            end = self._records[0].offset if self._records else 0
             for record in self._records:
-                if record.end > limit or (total and total + record.length > max_bytes):
+                if record.offset != end or record.end > limit or (total and total + record.length > max_bytes):
                     break
+                end = record.end
                 total += record.length
                 taken += 1
             if total or not taken or taken < len(self._records):

@@ -42,6 +42,7 @@ class Record(NamedTuple):
     value: int
     length: int
     db: int
+    reserved: int
     crc: int
 
     @property
@@ -97,15 +98,12 @@ def pack_mark(at: int, boundary: int, db: int) -> bytes:
 def unpack(data: bytes | memoryview) -> list[Record]:
     """All whole records in ``data``."""
     whole = len(data) - len(data) % RECORD_SIZE
-    return [
-        Record(offset, value, length, db, crc)
-        for offset, value, length, db, _, crc in RECORD.iter_unpack(memoryview(data)[:whole])
-    ]
+    return [Record._make(fields) for fields in RECORD.iter_unpack(memoryview(data)[:whole])]
 
 
 def sound(record: Record, data: bytes | memoryview) -> bool:
     """Whether ``record`` and the data of its chunk (empty for a mark) are as they were written."""
-    fields = _FIELDS.pack(record.offset, record.value, record.length, record.db, 0)
+    fields = _FIELDS.pack(record.offset, record.value, record.length, record.db, record.reserved)
     return len(data) == record.length and zlib.crc32(data, zlib.crc32(fields)) == record.crc
 
 
