@@ -22,7 +22,11 @@ from sync.target.errors import classify
 
 
 class Fenced(CanalError):
-    """A newer owner writes to this shard's target: this one must stop."""
+    """A newer owner writes to this shard's target: this one must stop. ``epoch``: the target's, 0 when not known."""
+
+    def __init__(self, message: str, epoch: int = 0) -> None:
+        super().__init__(message)
+        self.epoch = epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,8 @@ async def _raise_epoch(conn: Connection, key: bytes, epoch: int) -> None:
             await conn.call(b"UNWATCH")
             raise Fenced(
                 f"target {conn.endpoint.label} has seen epoch {found} for this shard, this writer has {epoch}: "
-                "a newer owner took over, this one stops"
+                "a newer owner took over, this one stops",
+                found,
             )
         if found == epoch:
             await conn.call(b"UNWATCH")
