@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from canal.commands import PLAIN, ServerKind
+from canal.commands import COMMANDS, Flag, ServerKind
 from sync.config import LinkConfig
-from sync.unit import Adjusted, Rules
+from sync.restore import target_of
+from sync.rewrite import Payloads, Rewriter
+from sync.unit import Adjusted, Dropped, Impossible, Rules
+
+_NOSCRIPT = frozenset(info.name for info in COMMANDS if info.flags & Flag.NOSCRIPT)
 
 
-def make_rules(config: LinkConfig, source: ServerKind, target: ServerKind) -> Rules:
-    """The rules of a link between servers of these kinds."""
-    plain = dict.fromkeys(PLAIN, 0)
-    plain[b"SET"] = plain[b"set"] = 3
+def make_rules(config: LinkConfig, source: ServerKind | None, target: ServerKind) -> Rules:
+    """The rules of a link between servers of these kinds; ``source`` None: not known, anything may come."""
+    rewriter = Rewriter(source, target, restore=Payloads(target_of(target)))
 
     def adjust(db: int, argv: list[bytes], received_ms: int) -> Adjusted:
-        return [(db, argv)]
+        result = rewriter.command(argv, received_ms, db)
+        if isinstance(result, (Dropped, Impossible)):
+            return result
+        return [(db, out) for out in result]
 
-    drop = (
-        frozenset({config.target_dc, *config.direct})
-        if config.two_way or config.direct
-        else frozenset({config.target_dc})
-    )
     return Rules(
-        config.source_dc, drop, plain, adjust, noscript=frozenset({b"EVAL", b"EVALSHA", b"FUNCTION", b"SCRIPT"})
+        source_dc=config.source_dc,
+        drop=frozenset({config.target_dc, *config.direct}),
+        plain=rewriter.plain(),
+        adjust=adjust,
+        noscript=_NOSCRIPT,
+        flush="stop" if config.two_way else "replay",
+        max_commands=config.batch_commands,
+        max_bytes=config.batch_bytes,
     )

@@ -41,6 +41,7 @@ class Batch:
     solo: bool = False
     noscript: bool = False
     snapshot: bool = False
+    first: bool = False  # snapshot of a first contact
     progress: int = 0  # snapshot: bytes of the RDB applied with it
 
     def pieces(self) -> Iterator[Piece]:
@@ -189,6 +190,7 @@ def render(batch: Batch, tagger: Tagger, replid: str, db: int, *, seen: str = ""
                 origin=batch.origin,
                 opos=batch.opos if batch.origin else "",
                 snapshot=batch.snapshot,
+                first=batch.first,
                 progress=batch.progress,
                 seen=seen,
                 full=full,

@@ -36,6 +36,7 @@ class SnapshotOptions:
 
     mode: SnapshotMode = "auto"
     stale_keys: StaleKeys | None = None  # None: stop at first contact with a target that holds data
+    confirmed: bool = False  # a person has agreed that a resync may remove much of the target
     existing: Existing = "target"  # two-way only: whose value stays where both sides have the key
     big_key_bytes: int = 64 * MiB
     max_bytes_per_second: int = 0

@@ -26,7 +26,7 @@ from sync.deadletter import DeadLetters
 from sync.linkstate import LinkState
 from sync.preflight import kind, refuse_cluster, refuse_same, refuse_strangers, source_info
 from sync.session import Session, Troubles
-from sync.snapshot import apply_snapshot
+from sync.snapshot import SnapshotRun
 from sync.status import LinkStatus
 from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.target.connection import Connection, connect
@@ -61,7 +61,7 @@ class Link:
         self._backoff = Backoff()
         self._paused = False
         self._session: Session | None = None
-        self._source_kind = ServerKind("redis", (0, 0, 0))
+        self._source_kind: ServerKind | None = None
         self._backlog = 1 << 20
         self._checked_servers = False
 
@@ -393,10 +393,14 @@ class Link:
         self._session = session
         self._backoff.reset()
         target = kind(fenced.info)
+        generation = capture.generation
         if plan == "snapshot":
             status.state = "snapshot"
-            progress = checkpoint.progress if checkpoint.snapshot and checkpoint.position == position else 0
-            await apply_snapshot(session, progress, self._source_kind, target)
+            resumes = checkpoint.snapshot and checkpoint.position == position
+            first = checkpoint.first if checkpoint.snapshot else checkpoint.position is None
+            await SnapshotRun(session, checkpoint.progress if resumes else 0, first, target).run()
+            if capture.generation != generation:
+                return False
             offset, db = position.offset, 0
         else:
             offset, db = position.offset, checkpoint.db

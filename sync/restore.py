@@ -6,93 +6,179 @@ an older version's stamp, or ordinary commands (`canal.rdb.target` decides). All
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
 from canal.commands import ServerKind
 from canal.errors import ReplayError
+from canal.rdb.commands import BigKey, key_commands
 from canal.rdb.dump import decode_string, dump_payload
 from canal.rdb.events import Function, Header, Key, KeyEnd, KeyStart, ValuePart
-from canal.rdb.target import Loadable, NotLoadable, Target
+from canal.rdb.target import Loadable, NotLoadable, Plan, Target
+from canal.rdb.types import encoding_name
 from sync.status import SnapshotProgress
+from sync.tag import RESERVED
+
+log = logging.getLogger(__name__)
 
 GRACE_MS: Final = 10_000
 """Keys that end sooner than this get this long: the stream brings their end, and may renew them before."""
 _STRING: Final = 0
+_AT_ONCE_BYTES: Final = 1 << 20
+"""Longer values that have to go as commands are made under a temporary name, in several transactions."""
+
+
+def temporary_key(task: str, shard: str) -> bytes:
+    """The name under which a link makes values that come in pieces; reserved, so nobody replicates it."""
+    return RESERVED + f"tmp:{task}/{shard}".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Commands of one key that commit together. ``end``: RDB offset of the key boundary they reach, 0 for none."""
+
+    db: int
+    commands: list[list[bytes]]
+    end: int
+    noscript: bool = False
 
 
 class Restorer:
     """Makes commands for one target. ``keep``: a key that the target has stays as it is (two-way)."""
 
-    def __init__(self, target: ServerKind, *, keep: bool, status: SnapshotProgress, big_key_bytes: int) -> None:
+    def __init__(
+        self, target: Target, temporary: bytes, *, keep: bool, status: SnapshotProgress, big_key_bytes: int
+    ) -> None:
         self.status = status
+        self.target = target
+        self._temporary = temporary
         self._keep = keep
         self._big_bytes = big_key_bytes
-        self._target = Target.of(target.flavor, ".".join(str(part) for part in (*target.version, 0, 0)[:3]))
         self._loadable: Loadable | None = None
+        self._flavor = "redis"
         self._set_pxat = target.at_least((6, 2))
         self._absttl = target.at_least((5, 0))
+        self._big: BigKey | None = None
+        self._shown: set[int] = set()
 
-    def header(self, header: Header) -> None:
-        """The RDB's version decides what can be restored as it is."""
-        self._loadable = Loadable(self._target, header.flavor, header.version, big_bytes=self._big_bytes)
+    def header(self, header: Header, target: Target) -> None:
+        """The RDB's version and what a probe of the target said decide what can be restored as it is."""
+        self.target = target
+        self._flavor = header.flavor
+        self._loadable = Loadable(target, header.flavor, header.version, big_bytes=self._big_bytes)
 
-    def key(self, key: Key) -> list[list[bytes]]:
-        """The commands of a whole key. Raises `NotLoadable` for what the target cannot hold by any means."""
+    def key(self, key: Key) -> Iterator[Step]:
+        """A whole key. Raises `NotLoadable` for what the target cannot hold by any means."""
         self.status.keys_done += 1
+        if key.expire_ms is not None:
+            key.expire_ms = self._deadline(key.expire_ms)
         if key.type == _STRING and key.idle is None and key.freq is None and not key.meta:
             self.status.keys_restored += 1
-            return self._string(key)
-        loadable = self._loadable
-        if loadable is None:
+            yield Step(key.db, self._string(key), key.end)
+            return
+        if self._loadable is None:
             raise ReplayError("a key came before the header of its RDB")
-        plan = loadable.plan(key.type, len(key.value), meta=bool(key.meta))
-        if plan.action in ("restore", "restamp"):
+        plan = self._loadable.plan(key.type, len(key.value), meta=bool(key.meta))
+        if key.type not in self._shown:
+            self._show(key.type, plan)
+        if plan.action == "restore" or plan.action == "restamp":
             if plan.action == "restore":
                 self.status.keys_restored += 1
             else:
                 self.status.keys_restamped += 1
-            return self._restore(key, plan.version)
-        if plan.action == "impossible":
+            yield Step(key.db, self._restore(key, plan.version), key.end)
+        elif plan.action == "impossible":
             raise NotLoadable(f"key {key.key!r} in database {key.db}: {plan.reason}")
-        self.status.keys_decoded += 1
-        return self._decoded(key)
+        else:
+            self.status.keys_decoded += 1
+            yield from self._decoded(key)
 
-    def function(self, function: Function) -> list[list[bytes]]:
+    def _show(self, value_type: int, plan: Plan) -> None:
+        """What is chosen for an encoding, once, for the status and the log."""
+        self._shown.add(value_type)
+        name = encoding_name(value_type)
+        text = plan.action + (f" as version {plan.version}" if plan.action == "restamp" else "")
+        text += f": {plan.reason}" if plan.reason else ""
+        self.status.choices[name] = text
+        log.info("values encoded as %s go by %s", name, text)
+
+    def function(self, function: Function) -> Iterator[Step]:
         """FUNCTION LOAD of a library; nothing for a target before functions."""
-        if function.pre_release or not self._target.at_least((7, 0)):
-            return []
-        return [[b"FUNCTION", b"LOAD", b"REPLACE", function.code]]
+        if not function.pre_release and self.target.at_least((7, 0)):
+            yield Step(0, [[b"FUNCTION", b"LOAD", b"REPLACE", function.code]], 0, noscript=True)
 
-    def big(self, event: KeyStart | ValuePart | KeyEnd) -> Iterator[tuple[int, list[list[bytes]], int]]:
-        """A value that comes in parts: (database, commands, RDB offset of the key boundary or 0)."""
-        raise NotLoadable("values in parts are not supported yet")
+    def big(self, event: KeyStart | ValuePart | KeyEnd) -> Iterator[Step]:
+        """A value that comes in parts, made under the temporary name."""
+        if isinstance(event, KeyStart):
+            self.status.keys_done += 1
+            self.status.keys_decoded += 1
+            start = event
+            if event.expire_ms is not None:
+                start = replace(event, expire_ms=self._deadline(event.expire_ms))
+            self._big = BigKey(start, self.target, self._temporary, flavor=self._flavor)
+            yield from self._steps(start.db, self._big.begin())
+            return
+        big = self._big
+        if big is None:
+            raise ReplayError("a part of a value came without its beginning")
+        if isinstance(event, ValuePart):
+            yield from self._steps(big.start.db, big.part(event))
+        else:
+            yield Step(big.start.db, self._landed(big.end(), big.start.key), event.end)
+            self._big = None
 
-    def _deadline(self, expire_ms: int | None) -> int:
-        if expire_ms is None:
-            return 0
+    def _steps(self, db: int, commands: Iterable[list[bytes]]) -> Iterator[Step]:
+        for argv in commands:
+            yield Step(db, [argv], 0)
+
+    def _decoded(self, key: Key) -> Iterator[Step]:
+        """As ordinary commands: at once when small, else piece by piece under the temporary name."""
+        if len(key.value) <= _AT_ONCE_BYTES and not self._keep:
+            yield Step(key.db, list(key_commands(key, self.target, flavor=self._flavor)), key.end)
+            return
+        last: list[list[bytes]] = []
+        for argv in key_commands(key, self.target, flavor=self._flavor, temporary=self._temporary):
+            if last or argv[0] == b"RENAME":
+                last.append(argv)
+            else:
+                yield Step(key.db, [argv], 0)
+        yield Step(key.db, self._landed(last, key.key), key.end)
+
+    def _landed(self, last: Iterable[list[bytes]], key: bytes) -> list[list[bytes]]:
+        """The end of a value made under the temporary name: RENAME and deadline; or only where nothing stands."""
+        commands = list(last)
+        if not self._keep:
+            return commands
+        deadlines = [[b"PEXPIREAT", self._temporary, argv[2]] for argv in commands if argv[0] == b"PEXPIREAT"]
+        return [*deadlines, [b"RENAMENX", self._temporary, key], [b"DEL", self._temporary]]
+
+    def _deadline(self, expire_ms: int) -> int:
         return max(expire_ms, time.time_ns() // 1_000_000 + GRACE_MS)
 
     def _string(self, key: Key) -> list[list[bytes]]:
         argv = [b"SET", key.key, decode_string(key.value)]
         if self._keep:
             argv.append(b"NX")
-        deadline = self._deadline(key.expire_ms)
-        if not deadline:
+        if key.expire_ms is None:
             return [argv]
         if self._set_pxat:
-            return [[*argv, b"PXAT", b"%d" % deadline]]
-        return [argv, [b"PEXPIREAT", key.key, b"%d" % deadline]]
+            return [[*argv, b"PXAT", b"%d" % key.expire_ms]]
+        if self._keep:
+            argv += [b"PX", b"%d" % max(1, key.expire_ms - time.time_ns() // 1_000_000)]
+            return [argv]
+        return [argv, [b"PEXPIREAT", key.key, b"%d" % key.expire_ms]]
 
     def _restore(self, key: Key, version: int) -> list[list[bytes]]:
         payload = dump_payload(key.type, key.value, version, key.meta)
-        deadline = self._deadline(key.expire_ms)
-        argv = [b"RESTORE", key.key, b"%d" % (deadline if self._absttl else 0), payload]
+        deadline = key.expire_ms or 0
+        if not self._absttl:
+            return self._restore_old(key, payload, deadline)
+        argv = [b"RESTORE", key.key, b"%d" % deadline, payload]
         if not self._keep:
             argv.append(b"REPLACE")
-        if not self._absttl:
-            return [argv, [b"PEXPIREAT", key.key, b"%d" % deadline]] if deadline else [argv]
         if deadline:
             argv.append(b"ABSTTL")
         if key.idle is not None:
@@ -101,5 +187,15 @@ class Restorer:
             argv += [b"FREQ", b"%d" % key.freq]
         return [argv]
 
-    def _decoded(self, key: Key) -> list[list[bytes]]:
-        raise NotLoadable(f"key {key.key!r} in database {key.db}: has to be decoded, which is not supported yet")
+    def _restore_old(self, key: Key, payload: bytes, deadline: int) -> list[list[bytes]]:
+        """Before Redis 5.0 RESTORE knows no absolute deadline."""
+        if self._keep:
+            left = max(1, deadline - time.time_ns() // 1_000_000) if deadline else 0
+            return [[b"RESTORE", key.key, b"%d" % left, payload]]
+        argv = [b"RESTORE", key.key, b"0", payload, b"REPLACE"]
+        return [argv, [b"PEXPIREAT", key.key, b"%d" % deadline]] if deadline else [argv]
+
+
+def target_of(kind: ServerKind) -> Target:
+    """The target as the RDB rooms know it."""
+    return Target.of(kind.flavor, ".".join(str(part) for part in (*kind.version, 0, 0)[:3]))

@@ -1,4 +1,4 @@
-"""Apply a snapshot: the RDB of the spool → tagged batches, while it is still being received.
+"""Apply a snapshot: the RDB of the spool → tagged batches, while it is still being received; then the sweep.
 
 Every batch carries the snapshot's position, the mark that the phase is not over, and how many bytes of the RDB are
 applied, so that a restart goes on in the file. Applying a key twice gives the same key, so the progress may lag.
@@ -6,33 +6,43 @@ applied, so that a restart goes on in the file. Applying a key twice gives the s
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+import hiredis
 
 from canal.commands import ServerKind
-from canal.errors import Refused
+from canal.errors import CanalError
+from canal.rdb.dump import dump_payload
 from canal.rdb.events import End, Event, Function, Header, Key, KeyEnd, KeyStart, ResizeDb, ValuePart
 from canal.rdb.reader import RdbReader
+from canal.rdb.target import NotLoadable, Target
 from canal.resp import encode
 from sync.batch import Batch, without
-from sync.restore import Restorer
+from sync.keyset import KeySet
+from sync.restore import Restorer, Step, target_of, temporary_key
+from sync.sweep import Sweep, itself
 from sync.tag import is_reserved
+from sync.target.connection import connect
 from sync.unit import Piece, Unit
 
 if TYPE_CHECKING:
     from sync.session import Session
 
-GRACE_MS = 10_000
-"""Keys that end sooner than this get this long: the stream brings their end, and may renew them before."""
-_READ_BYTES = 256 * 1024
+_READ_BYTES: Final = 256 * 1024
+_NO_SUCH_TYPE: Final = 127
+"""A value type that no server knows: its payload is refused for the version first, then for the type."""
 
 
 class _Builder:
-    """Collects the commands of keys into batches of bounded size."""
+    """Collects steps into batches of bounded size."""
 
-    def __init__(self, end: int, max_commands: int, max_bytes: int) -> None:
+    def __init__(self, end: int, first: bool, progress: int, max_commands: int, max_bytes: int) -> None:
         self._end = end
+        self._first = first
+        self._progress = progress
         self._max_commands = max_commands
         self._max_bytes = max_bytes
         self._units: list[Unit] = []
@@ -40,20 +50,20 @@ class _Builder:
         self._size = 0
         self._noscript = False
 
-    def add(self, db: int, commands: list[list[bytes]], progress: int, noscript: bool = False) -> Batch | None:
+    def add(self, step: Step) -> Batch | None:
         """Add what belongs together; a batch when one became full or has to be cut."""
-        raw = b"".join([encode(argv) for argv in commands])
+        raw = b"".join([encode(argv) for argv in step.commands])
         full = None
         if self._units and (
-            noscript != self._noscript
-            or self._count + len(commands) > self._max_commands
+            step.noscript != self._noscript
+            or self._count + len(step.commands) > self._max_commands
             or self._size + len(raw) > self._max_bytes
         ):
             full = self.take()
-        self._noscript = noscript
-        unit = Unit(progress, db, [Piece(db, raw, len(commands))], 0, atomic=True, noscript=noscript)
-        self._units.append(unit)
-        self._count += len(commands)
+        self._noscript = step.noscript
+        pieces = [Piece(step.db, raw, len(step.commands))]
+        self._units.append(Unit(step.end, step.db, pieces, 0, atomic=True, noscript=step.noscript))
+        self._count += len(step.commands)
         self._size += len(raw)
         return full
 
@@ -61,83 +71,183 @@ class _Builder:
         """What has been collected, as a batch."""
         if not self._units:
             return None
-        batch = Batch(self._end, 0, self._units, self._count, self._size)
-        batch.snapshot, batch.noscript = True, self._noscript
-        batch.progress = self._units[-1].end
+        self._progress = max(self._progress, *(unit.end for unit in self._units), 0)
+        batch = self.mark()
+        batch.units, batch.count, batch.size = self._units, self._count, self._size
+        batch.noscript = self._noscript
         self._units, self._count, self._size = [], 0, 0
         return batch
 
+    def mark(self) -> Batch:
+        """A batch without commands: its tag alone."""
+        return Batch(self._end, 0, snapshot=True, first=self._first, progress=self._progress)
 
-async def apply_snapshot(session: Session, progress: int, source: ServerKind, target: ServerKind) -> None:
-    """Apply the capture's spool from ``progress`` on, then end the phase with a tag at the snapshot's position.
 
-    Raises RdbError for an RDB that cannot be read (nothing after it is applied), and what ends the session.
-    """
-    capture, status, config = session.capture, session.status, session.config
-    position = capture.spool.position
-    assert position is not None
-    generation = capture.generation
-    shown = status.snapshot
-    if progress == 0:
-        shown.keys_done = shown.bytes_done = shown.keys_total = shown.keys_kept = shown.keys_restored = 0
-        shown.keys_decoded = shown.keys_restamped = 0
-        shown.started, shown.finished = time.time(), 0.0
-    keep = config.two_way and config.snapshot.existing == "target"
-    single = session.troubles.snapshot_single
-    builder = _Builder(position.offset, 1 if single else config.batch_commands, config.batch_bytes)
-    restorer = Restorer(target, keep=keep, status=shown, big_key_bytes=config.snapshot.big_key_bytes)
-    reader = RdbReader(stream_above=config.snapshot.big_key_bytes)
-    source_of_bytes = capture.spool.reader()
-    pace = _Pace(config.snapshot.max_bytes_per_second)
-    ended = False
-    while not ended and (data := await source_of_bytes.read(_READ_BYTES)):
-        for event in reader.feed(data):
-            ended = ended or isinstance(event, End)
-            for db, commands, end, noscript in _commands(event, restorer, progress):
-                batch = builder.add(db, commands, end, noscript)
-                if batch is not None:
-                    await session.submit(_skipped(batch, session))
-        shown.bytes_done = reader.offset
-        await pace.spent(len(data))
-        if capture.generation != generation:
+class SnapshotRun:
+    """One application of the capture's spool, from the RDB offset ``progress`` on."""
+
+    def __init__(self, session: Session, progress: int, first: bool, target: ServerKind) -> None:
+        config = session.config
+        position = session.capture.spool.position
+        assert position is not None
+        self.session = session
+        self.position = position
+        self.first = first
+        self.progress = progress
+        self._mirror = not config.two_way and config.snapshot.stale_keys != "keep"
+        self._sweeps = not config.two_way
+        self._keys = KeySet()
+        self._target = target_of(target)
+        self._restorer = Restorer(
+            self._target,
+            temporary_key(config.task, config.shard),
+            keep=config.two_way and config.snapshot.existing == "target",
+            status=session.status.snapshot,
+            big_key_bytes=config.snapshot.big_key_bytes,
+        )
+        commands = 1 if session.troubles.snapshot_single else config.batch_commands
+        self._builder = _Builder(position.offset, first, progress, commands, config.batch_bytes)
+        self._passed_over = False  # parts of a big value that was applied before
+
+    async def run(self) -> None:
+        """Apply, sweep, and end the phase with a tag at the snapshot's position. Returns early when capture began anew.
+
+        Raises RdbError for an RDB that cannot be read (nothing after it is applied), Refused by the sweep's guard, and
+        what ends the session.
+        """
+        session = self.session
+        generation = session.capture.generation
+        self._begin_figures()
+        await self._apply(generation)
+        if session.capture.generation != generation:
             return
-    reader.finish()
-    if (batch := builder.take()) is not None:
-        await session.submit(_skipped(batch, session))
-    await session.drain()
-    await session.submit(Batch(position.offset, 0))
-    await session.drain()
-    shown.finished = time.time()
-    capture.spool.delete()
+        await session.drain()
+        if self._sweeps:
+            await self._sweep()
+        await session.submit(Batch(self.position.offset, 0))
+        await session.drain()
+        session.status.snapshot.finished = time.time()
+        session.capture.spool.delete()
+
+    def _begin_figures(self) -> None:
+        shown = self.session.status.snapshot
+        shown.keys_done = shown.bytes_done = shown.keys_total = shown.keys_kept = 0
+        shown.keys_restored = shown.keys_decoded = shown.keys_restamped = 0
+        shown.stale_deleted = shown.stale_kept = 0
+        shown.started, shown.finished = time.time(), 0.0
+
+    async def _apply(self, generation: int) -> None:
+        session = self.session
+        shown = session.status.snapshot
+        reader = RdbReader(stream_above=session.config.snapshot.big_key_bytes)
+        spool = session.capture.spool.reader()
+        pace = _Pace(session.config.snapshot.max_bytes_per_second)
+        ended = False
+        try:
+            await session.submit(self._builder.mark())
+            while not ended and (data := await spool.read(_READ_BYTES)):
+                for event in reader.feed(data):
+                    ended = ended or isinstance(event, End)
+                    if isinstance(event, Header):
+                        self._restorer.header(event, await probe(session, event, self._target))
+                    else:
+                        await self._event(event)
+                shown.bytes_done = reader.offset
+                await pace.spent(len(data))
+                if session.capture.generation != generation:
+                    return
+            reader.finish()
+            if (batch := self._builder.take()) is not None:
+                await self._submit(batch)
+        finally:
+            spool.close()
+
+    async def _event(self, event: Event) -> None:
+        try:
+            for step in self._steps(event):
+                batch = self._builder.add(step)
+                if batch is not None:
+                    await self._submit(batch)
+        except NotLoadable as error:
+            self._impossible(event, error)
+
+    def _steps(self, event: Event) -> Iterable[Step]:
+        """What one event of the RDB means for the target."""
+        if isinstance(event, Key):
+            return self._key(event)
+        if isinstance(event, KeyStart | ValuePart | KeyEnd):
+            return self._part(event)
+        if isinstance(event, Function):
+            return self._restorer.function(event)
+        if isinstance(event, ResizeDb):
+            self._restorer.status.keys_total += event.keys
+        return ()
+
+    def _key(self, key: Key) -> Iterable[Step]:
+        if is_reserved(key.key):
+            return ()
+        if self._sweeps:
+            self._keys.add(key.db, key.key)
+        if key.end <= self.progress:
+            self._restorer.status.keys_done += 1
+            return ()
+        return self._restorer.key(key)
+
+    def _part(self, event: KeyStart | ValuePart | KeyEnd) -> Iterator[Step]:
+        if isinstance(event, KeyStart):
+            self._passed_over = event.offset < self.progress or is_reserved(event.key)
+            if self._sweeps and not is_reserved(event.key):
+                self._keys.add(event.db, event.key)
+        if not self._passed_over:
+            yield from self._restorer.big(event)
+
+    def _impossible(self, event: Event, error: NotLoadable) -> None:
+        """A value that the target cannot hold: a dead letter, and by policy the end."""
+        assert isinstance(event, Key | KeyStart)
+        session = self.session
+        if isinstance(event, Key):
+            payload = dump_payload(event.type, event.value, 0, event.meta)
+        else:
+            payload, self._passed_over = b"", True
+        argv = [b"RESTORE", event.key, b"%d" % (event.expire_ms or 0), payload, b"REPLACE", b"ABSTTL"]
+        problem: CanalError = session.give_up(event.offset, event.db, argv, str(error))
+        if session.config.on_error == "stop":
+            raise problem
+
+    async def _submit(self, batch: Batch) -> None:
+        """Send a batch, less what the target has refused before."""
+        skip = self.session.troubles.skip
+        if skip:
+            batch.units = [without(unit, skip[unit.end]) if unit.end in skip else unit for unit in batch.units]
+            batch.count = sum(unit.count for unit in batch.units)
+        await self.session.submit(batch)
+
+    async def _sweep(self) -> None:
+        """Remove what the snapshot did not have; at first contact that was asked for, later it is guarded."""
+        confirmed = self.first or self.session.config.snapshot.confirmed
+        sweep = Sweep(self.session, self._keys, self.position.offset, self._builder.mark().progress, self.first, itself)
+        await sweep.run(delete=self._mirror, guarded=not confirmed)
 
 
-def _skipped(batch: Batch, session: Session) -> Batch:
-    """The batch less what the target has refused before."""
-    skip = session.troubles.skip
-    if skip:
-        batch.units = [without(unit, skip[unit.end]) if unit.end in skip else unit for unit in batch.units]
-        batch.count = sum(unit.count for unit in batch.units)
-    return batch
+async def probe(session: Session, header: Header, target: Target) -> Target:
+    """What the target really loads: it is asked, because versions in INFO can be anything.
 
-
-Commands = tuple[int, list[list[bytes]], int, bool]
-
-
-def _commands(event: Event, restorer: Restorer, progress: int) -> Iterator[Commands]:
-    """What one event of the RDB means for the target: (database, commands, RDB offset after it, no script)."""
-    if isinstance(event, Key):
-        if event.end > progress and not is_reserved(event.key):
-            yield event.db, restorer.key(event), event.end, False
-    elif isinstance(event, Header):
-        restorer.header(event)
-    elif isinstance(event, ResizeDb):
-        restorer.status.keys_total += event.keys
-    elif isinstance(event, Function):
-        yield from ((0, [argv], 0, True) for argv in restorer.function(event))
-    elif isinstance(event, KeyStart | ValuePart | KeyEnd):
-        for db, commands, end in restorer.big(event):
-            if end > progress or end == 0:
-                yield db, commands, end, False
+    The question is a RESTORE whose value no server knows: the version in its footer is looked at first.
+    """
+    conn = await connect(session.config.target)
+    try:
+        question = [b"RESTORE", temporary_key(session.config.task, session.config.shard), b"0"]
+        question.append(dump_payload(_NO_SUCH_TYPE, b"", header.version))
+        reply = (await conn.calls([question]))[0]
+    finally:
+        conn.close()
+    text = str(reply) if isinstance(reply, hiredis.ReplyError) else ""
+    loads = target.loads(header.flavor, header.version)
+    if "Bad data format" in text and not loads and header.flavor == target.flavor:
+        return target.with_rdb_version(header.version)
+    if "version or checksum" in text and loads:
+        return target.with_rdb_version(header.version - 1)
+    return target
 
 
 class _Pace:
@@ -150,14 +260,9 @@ class _Pace:
 
     async def spent(self, count: int) -> None:
         """Wait as long as ``count`` more bytes ask for."""
-        import asyncio
-
         if not self._rate:
             return
         self._spent += count
         ahead = self._spent / self._rate - (time.monotonic() - self._start)
         if ahead > 0:
             await asyncio.sleep(ahead)
-
-
-__all__ = ["Refused", "apply_snapshot"]

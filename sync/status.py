@@ -26,6 +26,7 @@ class SnapshotProgress:
     keys_restored: int = 0  # by RESTORE, bytes unchanged
     keys_restamped: int = 0  # by RESTORE with another version in the footer
     keys_decoded: int = 0  # by ordinary commands
+    choices: dict[str, str] = field(default_factory=dict)  # encoding -> restore, restamp or commands, and why
     stale_deleted: int = 0
     stale_kept: int = 0
     started: float = 0.0

@@ -8,7 +8,7 @@ A link keeps one hash at its target, `redis-canal:checkpoint:<task>/<shard>`, wi
 ``origin`` datacenter where the writes of the batch were first made
 ``pos``    ``<replid>:<offset>``, always outside MULTI: the source's stream up to here is applied
 ``db``     database that was selected in the source's stream at ``pos``
-``phase``  ``snapshot`` while a snapshot is being applied, else ``stream``
+``phase``  ``snapshot`` while a snapshot is being applied (``first``: at first contact), else ``stream``
 ``snap``   progress of the snapshot: bytes of the RDB whose keys are applied
 ``seen``   ``<dc>=<replid>:<offset>,…``: what had been applied of other datacenters before the batch (two-way)
 ``opos``   position at the origin, in forwarded transactions only (``-`` in others)
@@ -57,6 +57,7 @@ class Checkpoint:
     db: int = 0
     origin: str = ""
     snapshot: bool = False
+    first: bool = False
     progress: int = 0
     seen: str = ""
     at_ms: int = 0
@@ -89,7 +90,8 @@ class Checkpoint:
             position=position,
             db=number(b"db"),
             origin=fields.get(b"origin", b"").decode("utf-8", "replace"),
-            snapshot=fields.get(b"phase") == b"snapshot",
+            snapshot=fields.get(b"phase") in (b"snapshot", b"first"),
+            first=fields.get(b"phase") == b"first",
             progress=number(b"snap"),
             seen=fields.get(b"seen", b"").decode("utf-8", "replace"),
             at_ms=number(b"at"),
@@ -112,6 +114,7 @@ class Tagger:
         *,
         origin: str = "",
         snapshot: bool = False,
+        first: bool = False,
         progress: int = 0,
         seen: str = "",
         opos: str = "",
@@ -127,7 +130,8 @@ class Tagger:
         if full or last.uid != self.uid:
             argv += [b"uid", self.uid.encode()]
         if full or last.position is None or last.snapshot != snapshot or snapshot:
-            argv += [b"phase", b"snapshot" if snapshot else b"stream", b"snap", b"%d" % progress]
+            phase = (b"first" if first else b"snapshot") if snapshot else b"stream"
+            argv += [b"phase", phase, b"snap", b"%d" % progress]
         if seen and (full or seen):
             argv += [b"seen", seen.encode()]
         if opos:

@@ -1,0 +1,138 @@
+"""After a snapshot: remove from the target what the source does not have, without a flush.
+
+Keys are looked for by SCAN on a connection of its own, and removed through the session in tagged batches, so that a
+reverse link does not send the removals back. Values are not read. Only keys that map back to this link's source are
+touched: others belong to other tasks into the same target.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Final
+
+from canal.errors import Refused
+from canal.resp import encode
+from sync.batch import Batch
+from sync.keyset import KeySet
+from sync.tag import is_reserved
+from sync.target.connection import Connection, connect
+from sync.target.fence import parse_info
+from sync.unit import Piece, Unit
+
+if TYPE_CHECKING:
+    from sync.session import Session
+
+log = logging.getLogger(__name__)
+
+_SCAN_COUNT: Final = 1000
+_REMEMBERED: Final = 100_000
+"""Stale keys up to this many are remembered between counting and removing; more are looked for again."""
+_FIFTH: Final = 5
+
+Invert = Callable[[int, bytes], tuple[int, bytes] | None]
+"""(database, key) at the target → at the source, or None when it is not this link's."""
+
+
+def itself(db: int, key: bytes) -> tuple[int, bytes] | None:
+    """The mapping of a link without filters and rewrites."""
+    return db, key
+
+
+class Sweep:
+    """One sweep. ``position`` and ``progress`` are the snapshot's, for the tags of its batches."""
+
+    def __init__(self, session: Session, keys: KeySet, offset: int, progress: int, first: bool, invert: Invert) -> None:
+        self._session = session
+        self._keys = keys
+        self._offset = offset
+        self._progress = progress
+        self._first = first
+        self._invert = invert
+
+    async def run(self, *, delete: bool, guarded: bool) -> None:
+        """Count what is stale, then remove it or leave it. ``guarded``: raise Refused rather than remove too much."""
+        status = self._session.status
+        conn = await connect(self._session.config.target)
+        try:
+            stale, ours, remembered = await self._count(conn)
+            if not delete:
+                status.snapshot.stale_kept = stale
+                return
+            if guarded and stale:
+                self._guard(stale, ours)
+            if stale:
+                log.info("removing %d of %d keys that the source does not have", stale, ours)
+            if stale <= len(remembered):
+                await self._remove_all(remembered)
+            else:
+                async for db, names in self._stale(conn):
+                    await self._remove_all([(db, name) for name in names])
+            await self._session.drain()
+        finally:
+            conn.close()
+
+    def _guard(self, stale: int, ours: int) -> None:
+        """A source that restarted empty must not wipe the copy."""
+        empty = len(self._keys) == 0
+        if not empty and stale * _FIFTH <= ours:
+            return
+        what = "the source's snapshot is empty" if empty else "the source's snapshot lacks much of what the target has"
+        raise Refused(
+            f"{what}: the resync would remove {stale} of {ours} keys of target "
+            f"{self._session.config.target.label}. Did the source lose its data? Nothing was removed. To carry the "
+            "removal out, confirm it: task resync --confirm, or run --confirm-resync; to leave the keys, use "
+            "stale_keys: keep"
+        )
+
+    async def _count(self, conn: Connection) -> tuple[int, int, list[tuple[int, bytes]]]:
+        """(stale keys, keys of this link, the first stale ones)."""
+        stale = ours = 0
+        remembered: list[tuple[int, bytes]] = []
+        async for db, names in self._scan(conn):
+            for name in names:
+                at_source = self._invert(db, name)
+                if at_source is None or is_reserved(name):
+                    continue
+                ours += 1
+                if at_source not in self._keys:
+                    stale += 1
+                    if len(remembered) < _REMEMBERED:
+                        remembered.append((db, name))
+        return stale, ours, remembered
+
+    async def _stale(self, conn: Connection) -> AsyncIterator[tuple[int, list[bytes]]]:
+        async for db, names in self._scan(conn):
+            found = []
+            for name in names:
+                at_source = self._invert(db, name)
+                if at_source is not None and not is_reserved(name) and at_source not in self._keys:
+                    found.append(name)
+            yield db, found
+
+    async def _scan(self, conn: Connection) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """All keys of all databases, some more than once."""
+        info = parse_info(await conn.call(b"INFO", b"keyspace"))
+        for name in info:
+            if not name.startswith("db") or not name[2:].isdigit():
+                continue
+            db = int(name[2:])
+            await conn.call(b"SELECT", b"%d" % db)
+            cursor = b"0"
+            while True:
+                cursor, names = await conn.call(b"SCAN", cursor, b"COUNT", b"%d" % _SCAN_COUNT)
+                yield db, names
+                if cursor == b"0":
+                    break
+
+    async def _remove_all(self, keys: list[tuple[int, bytes]]) -> None:
+        limit = self._session.config.batch_commands
+        for begin in range(0, len(keys), limit):
+            units = [
+                Unit(self._offset, db, [Piece(db, encode([b"DEL", name]), 1)], 0, atomic=True)
+                for db, name in keys[begin : begin + limit]
+            ]
+            batch = Batch(self._offset, 0, units, len(units), sum(unit.size for unit in units))
+            batch.snapshot, batch.first, batch.progress = True, self._first, self._progress
+            await self._session.submit(batch)
+            self._session.status.snapshot.stale_deleted += len(units)
