@@ -9,9 +9,11 @@ import tempfile
 from pathlib import Path
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from canal.journal.journal import Journal
+from canal.journal.memory import MemoryJournal
 from canal.journal.reader import StreamReader
 from canal.journal.tail import CHUNK_COST, Tail
 from canal.position import Position
@@ -39,10 +41,10 @@ STEPS = st.lists(
 class Run:
     """``stream``: the bytes that should be there, from ``base`` on; ``got``: how many of them the reader has had."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, kind: type[Journal]) -> None:
         loop = asyncio.get_running_loop()
         self.random = random.Random(1)
-        self.journal = Journal(
+        self.journal = kind(
             directory,
             segment_bytes=4000,
             fsync="no",
@@ -118,15 +120,18 @@ class Run:
         self.journal.release(self.base + self.got)
 
 
-async def run(steps: list[tuple[str, int]], directory: Path) -> None:
-    state = Run(directory)
+async def run(steps: list[tuple[str, int]], directory: Path, kind: type[Journal]) -> None:
+    state = Run(directory, kind)
     for name, size in steps:
         await state.step(name, size)
     while state.got < len(state.stream):
         await state.read(1)
     assert state.reader.read_nowait() is None
     state.reader.close()
+    assert state.journal.start <= state.base + state.released
     await asyncio.to_thread(state.journal.close)
+    if kind is MemoryJournal:
+        return
     again = Journal(directory, reserve_bytes=0)
     found = again.open()
     assert found.damages == []
@@ -135,8 +140,9 @@ async def run(steps: list[tuple[str, int]], directory: Path) -> None:
     again.close()
 
 
-@settings(max_examples=120, deadline=None)
+@pytest.mark.parametrize("kind", [Journal, MemoryJournal])
+@settings(max_examples=100, deadline=None)
 @given(steps=STEPS)
-def test_every_byte_once_and_in_order(steps: list[tuple[str, int]]) -> None:
+def test_every_byte_once_and_in_order(kind: type[Journal], steps: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(run(steps, Path(directory)))
+        asyncio.run(run(steps, Path(directory), kind))
