@@ -23,7 +23,7 @@ def package_version() -> str:
 
 
 def framing() -> str:
-    """``compiled`` when canal.resp is an extension module, else ``plain``."""
-    spec = find_spec("canal.resp")
+    """``compiled`` when canal.framing is an extension module, else ``plain``."""
+    spec = find_spec("canal.framing")
     origin = spec.origin if spec is not None and spec.origin else ".py"
     return "plain" if origin.endswith((".py", ".pyc")) else "compiled"
