@@ -1,12 +1,13 @@
 """Makes the golden dumps: small RDB files cut from snapshots of real servers, with what the server itself said of them.
 
-    python tests/golden/make.py server 7.0          # a server of tests.support.servers, filled with tests.support.dataset
-    python tests/golden/make.py cut NAME FULL.rdb FULL.state.json    # a snapshot kept with its server's report
+    python tests/golden/make.py server 7.0          # a server of tests.support.servers, filled with
+    tests.support.dataset python tests/golden/make.py cut NAME FULL.rdb FULL.state.json    # a snapshot kept with its
+    server's report
 
 Each directory gets one file per encoding, `<type>-<encoding>.rdb`: the head of the snapshot (magic, fields, functions,
-templates), a few keys of that encoding, the end mark and a checksum, all bytes as the server wrote them but the checksum;
-and `expected.json`: what clients were told of these keys. Nothing in expected.json comes from the reader under test, which
-only says where a key's bytes begin and end; tests load each file into a server, too.
+templates), a few keys of that encoding, the end mark and a checksum, all bytes as the server wrote them but the
+checksum; and `expected.json`: what clients were told of these keys. Nothing in expected.json comes from the reader
+under test, which only says where a key's bytes begin and end; tests load each file into a server, too.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ def cut(name: str, data: bytes, expected: dict[tuple[int, bytes], Expected]) -> 
 
 
 def _by_encoding(keys: list[Key]) -> dict[str, list[Key]]:
-    """Up to five keys of each encoding: the smallest, the largest that is small, those with deadlines, and some between."""
+    """Up to five keys of each encoding: the smallest, the largest that is small, those with deadlines, and some
+    between.
+    """
     found: dict[str, list[Key]] = defaultdict(list)
     for key in keys:
         found[f"{type_name(key.type)}-{encoding_name(key.type)}{_form(key)}"].append(key)

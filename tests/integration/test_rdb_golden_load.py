@@ -17,7 +17,6 @@ from tests.support.compare import Side
 from tests.support.content import read_contents
 from tests.support.golden import DIRECTORY, SERVERS, expected, near
 from tests.support.rdb_apply import apply, read, target_of
-from tests.support.servers import Server
 
 pytestmark = pytest.mark.servers
 

@@ -46,7 +46,8 @@ def read(data: bytes, *, piece: int = 1 << 16, **options: int) -> Iterator[Event
 def apply(events: Iterable[Event], server: Server, *, only: str = "", bounds: Bounds | None = None) -> Counter[str]:
     """Make the server hold what the events say; returns how many keys went which way.
 
-    `only`: "commands" or "restamp" forces that way where it is possible. AssertionError when the server refuses anything.
+    `only`: "commands" or "restamp" forces that way where it is possible. AssertionError when the server refuses
+    anything.
     """
     target = target_of(server)
     ways: Counter[str] = Counter()
