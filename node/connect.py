@@ -18,8 +18,16 @@ EMBEDDED_NAME = "coordination.db"
 
 def coordinator_of(config: NodeConfig) -> Coordinator:
     """The coordinator of a node.yaml, not started yet. Raises ConfigError for credentials that cannot be resolved."""
-    default = config.state_dir / EMBEDDED_NAME
-    return open_coordinator(config.coordination, config.credentials, config.lease_timeout_seconds, default)
+    timeout_s = config.lease_timeout_seconds
+    return open_coordinator(config.coordination, config.credentials, timeout_s, embedded_path(config))
+
+
+def embedded_path(config: NodeConfig) -> Path | None:
+    """The SQLite file of a node with the embedded coordinator, None with ZooKeeper."""
+    if config.coordination.zookeeper is not None:
+        return None
+    embedded = config.coordination.embedded
+    return embedded.path if embedded is not None else config.state_dir / EMBEDDED_NAME
 
 
 def open_coordinator(

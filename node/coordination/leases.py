@@ -7,6 +7,7 @@ be told from all before it; the target enforces the order (a worker that finds a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
@@ -89,6 +90,14 @@ class Leases:
         except Conflict:
             return False
         return True
+
+    def drop_own(self, shard: ShardId) -> None:
+        """Remove a lease that this session holds without knowing its token: the answer to its taking never came."""
+        path = f"{shard_path(shard)}/lease"
+        there = self._store.get(path)
+        if there is not None and there.mine:
+            with contextlib.suppress(Conflict):
+                self._store.commit(Remove(path, there.version))
 
     def raise_epoch(self, lease: Lease, at_least: int) -> Lease:
         """Move a held lease to an epoch higher than its own, the counter's, and not below ``at_least``.

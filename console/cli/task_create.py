@@ -1,0 +1,58 @@
+"""What is looked at before a task is created or changed: its credentials, and the tasks that it joins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from canal.errors import ConfigError, Refused
+
+if TYPE_CHECKING:
+    from console.cli.access import Access
+    from node.config.models import TaskSpec
+
+
+def check_credentials(spec: TaskSpec, access: Access) -> None:
+    """Raise ConfigError for a credential that the file in hand does not know; console.yaml need not know any."""
+    if not access.credentials:
+        return
+    for side, config in (("source", spec.source), ("target", spec.target)):
+        if config.credentials is not None and config.credentials not in access.credentials:
+            listed = ", ".join(sorted(access.credentials))
+            raise ConfigError(
+                f"{side}: credential {config.credentials!r} is not known (known: {listed}); add it under credentials:"
+                " in every node.yaml first"
+            )
+
+
+def fit_in(spec: TaskSpec, access: Access) -> TaskSpec:
+    """The task with its ``direct`` worked out among all tasks that can be seen; mends that of the others.
+
+    Raises Refused when writes would circulate or arrive twice.
+    """
+    from node.spec import read_spec, write_spec
+    from node.topology import direct_for, doubled
+
+    coordinators = (access.coordinator, *access.others)
+    known = [
+        (c, read_spec(record)) for c in coordinators for record in c.tasks.all().values() if record.task != spec.task
+    ]
+    others = [other for _, other in known]
+    fitted = spec.model_copy(update={"direct": tuple(sorted({*spec.direct, *direct_for(spec, others)}))})
+    mended = {
+        other.task: other.model_copy(update={"direct": tuple(sorted({*other.direct, *direct_for(other, [fitted])}))})
+        for other in others
+    }
+    problems = doubled([fitted, *mended.values()])
+    if problems:
+        raise Refused(f"task {spec.task}: {problems[0]}; leave one of them out")
+    for coordinator, other in known:
+        changed = mended[other.task]
+        if changed != other:
+            coordinator.tasks.set_spec(other.task, write_spec(changed), by=f"task create {spec.task}")
+            click.echo(
+                f"task {other.task}: writes made in {spec.source.datacenter} now reach its target by {spec.task}",
+                err=True,
+            )
+    return fitted

@@ -1,0 +1,74 @@
+"""What a node tells about itself over HTTP: metrics and status of its shards, its log lines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from node.http import HttpServer, document, standard_routes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from node.daemon import Daemon
+    from sync.status import LinkStatus
+
+
+class NodeHttp:
+    """The HTTP server of a daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        host, _, port = daemon.config.http.listen.rpartition(":")
+        routes = standard_routes(self._statuses, self._document, self._not_ready, version=daemon.version)
+        self._server = HttpServer(host.strip("[]"), int(port), {**routes, "/logs": lambda: document(self._logs())})
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigError when the address cannot be had."""
+        await self._server.start()
+
+    async def close(self) -> None:
+        """Stop listening."""
+        await self._server.close()
+
+    def _statuses(self) -> Iterable[LinkStatus]:
+        return [shard.status for shard in self._daemon.shards.values() if shard.status is not None]
+
+    def _not_ready(self) -> str | None:
+        """A node is ready when it is registered; a shard that failed is no reason to restart the others."""
+        return self._daemon.trouble or None
+
+    def _document(self) -> dict[str, Any]:
+        daemon = self._daemon
+        facts = daemon.facts
+        return {
+            "node": daemon.config.node,
+            "datacenter": daemon.config.datacenter,
+            "version": daemon.version,
+            "coordination": {
+                "place": daemon.coordinator.store.place,
+                "connection": daemon.coordinator.store.connection,
+            },
+            "trouble": daemon.trouble,
+            "draining": facts is not None and daemon.config.node in facts.draining,
+            "shards": [self._shard(shard) for shard in daemon.shards.values()],
+        }
+
+    def _shard(self, shard: Any) -> dict[str, Any]:
+        state = shard.known.state
+        live = shard.status.as_dict() if shard.status is not None else {}
+        return {
+            **live,
+            "task": shard.id.task,
+            "shard": shard.id.shard,
+            "state": state.state,
+            "link_state": live.get("state", ""),
+            "phase": state.phase,
+            "run": state.run,
+            "epoch": shard.lease.epoch,
+            "restarts": state.restarts,
+            "error": shard.failed or state.error,
+        }
+
+    def _logs(self) -> list[dict[str, Any]]:
+        lines = self._daemon.lines
+        return [{"task": s.task, "shard": s.shard, **line} for s, kept in lines.items() for line in kept]
