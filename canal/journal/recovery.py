@@ -66,7 +66,7 @@ def survey(directory: Path, everything: bool = False) -> Survey:
 
 
 def _survey(directory: Path, found: Survey, everything: bool) -> None:
-    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
     firsts = sorted({int(match[1]) for match in map(NAME.match, names) if match})
     state = load_state(directory)
     if not isinstance(state, JournalState):
@@ -78,26 +78,35 @@ def _survey(directory: Path, found: Survey, everything: bool) -> None:
     found.state = state
     for number, first in enumerate(firsts):
         segment = Segment(directory, first, "")
-        trouble = _identify(segment, names, state)
+        try:
+            _look(segment, found, state, everything or number >= len(firsts) - DEPTH)
+        except FileNotFoundError:
+            continue  # a daemon at work has released it since
+
+
+def _look(segment: Segment, found: Survey, state: JournalState, closely: bool) -> None:
+    trouble = _identify(segment, state)
+    if trouble is not None:
+        found.unusable.append(segment)
+        if trouble:
+            found.damages.append(trouble)
+        return
+    if closely or not _plausible(segment):
+        trouble = verify(segment)
         if trouble is not None:
-            found.unusable.append(segment)
-            if trouble:
-                found.damages.append(trouble)
-            continue
-        if everything or number >= len(firsts) - DEPTH or not _plausible(segment):
-            trouble = verify(segment)
-            if trouble is not None:
-                found.damages.append(trouble)
-        _place(segment, found)
+            found.damages.append(trouble)
+    _place(segment, found)
 
 
-def _identify(segment: Segment, names: set[str], state: JournalState) -> str | None:
+def _identify(segment: Segment, state: JournalState) -> str | None:
     """Why ``segment`` cannot be used, "" when there is nothing in it to speak of; None when it can."""
     log, idx = segment.log_path, segment.index_path
-    if log.name not in names:
+    if not log.exists():
+        if not idx.exists():
+            raise FileNotFoundError
         return f"{log.name} is missing: the bytes from offset {segment.first} on were removed"
-    size = log.stat().st_size
-    if idx.name not in names:
+    size = log.stat().st_size  # before the index is looked at: a segment that is just being made is empty
+    if not idx.exists():
         return _unless_empty(
             size,
             f"{idx.name} is missing: {size} bytes from offset {segment.first} on cannot be checked and are not used",
