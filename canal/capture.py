@@ -316,12 +316,18 @@ class Capture:
         self.status.error = str(error)
         self._replica.pause(str(error))
 
+    def cut(self, offset: int) -> None:
+        """Forget the stream from ``offset`` on: the source's history is another one there."""
+        self.journal.truncate(offset)
+        self.tail.restart(offset)
+        self.status.offset = offset
+        self.generation += 1
+        self._changed()
+
     def damaged(self, start: int) -> None:
         """The journal's bytes from ``start`` on cannot be read: ask the source for them again."""
         log.error("the journal is damaged from offset %d on: asking the source for the stream from there", start)
-        self.journal.truncate(max(start, self.journal.start))
-        self.tail.restart(self.journal.end)
-        self.generation += 1
+        self.cut(max(start, self.journal.start))
         self._ask(self.journal.position, f"the journal is damaged from offset {start} on")
 
     def _no_room(self, reason: str) -> None:

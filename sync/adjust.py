@@ -15,7 +15,7 @@ def make_rules(config: LinkConfig, source: ServerKind | None, target: ServerKind
     """The rules of a link between servers of these kinds; ``source`` None: not known, anything may come."""
     rewriter = Rewriter(source, target, restore=Payloads(target_of(target)))
 
-    def adjust(db: int, argv: list[bytes], received_ms: int) -> Adjusted:
+    def adjust(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
         result = rewriter.command(argv, received_ms, db)
         if isinstance(result, (Dropped, Impossible)):
             return result

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from dataclasses import replace
 
 from canal.backoff import Backoff
@@ -19,18 +20,23 @@ from canal.endpoint import Endpoint
 from canal.errors import AuthError, CanalError, PeerError, Unreachable, Unready
 from canal.journal.chunk import JournalDamaged, SpoolAborted
 from canal.journal.lock import StateLock
+from canal.position import Position
 from sync.adjust import make_rules
-from sync.batch import command_at
+from sync.batch import Batch, command_at
 from sync.config import LinkConfig
 from sync.deadletter import DeadLetters
+from sync.failover import Fork, Unknowable, written_beyond
 from sync.linkstate import LinkState
 from sync.preflight import kind, refuse_cluster, refuse_same, refuse_strangers, source_info
+from sync.refetch import Refetch, from_member, refetch_key, unit_of
+from sync.restore import target_of
+from sync.rewrite import Payloads
 from sync.session import Session, Troubles
 from sync.snapshot import SnapshotRun
 from sync.status import LinkStatus
 from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.target.connection import Connection, connect
-from sync.target.fence import (
+from sync.target.fence import Fence, Fenced, ServerInfo, fence, read_checkpoint, refuse_duplicate, server_info
     Fence,
     Fenced,
     fence,
@@ -64,6 +70,9 @@ class Link:
         self._source_kind: ServerKind | None = None
         self._backlog = 1 << 20
         self._checked_servers = False
+        self._boundaries: deque[tuple[int, int]] = deque(maxlen=16384)  # (offset, db) of commits, sparsely
+        self._members: list[bytes] = []
+        self._found_at = 0  # newest position found in the target's checkpoint
 
     # --- outside ---
 
@@ -94,11 +103,15 @@ class Link:
     def pause(self) -> None:
         """Stop replay, not capture; the target's connection stays fenced by the next `resume`."""
         self._paused = True
+        if self._session is not None:
+            self._session.paused = True
         self._wake.set()
 
     def resume(self) -> None:
         """Replay again."""
         self._paused = False
+        if self._session is not None:
+            self._session.paused = False
         self._wake.set()
 
     # --- the whole life ---
@@ -199,9 +212,39 @@ class Link:
         """A look at the source before each PSYNC: what it is, how large its backlog."""
         found = await source_info(self.config)
         if found is not None:
-            self._source_kind = kind(found[0])
-            self._backlog = found[1] or self._backlog
+            self._source_kind = kind(found)
+            self._backlog = found.backlog_bytes or self._backlog
+            await self._look_for_fork(found)
         return self.config.source
+
+    async def _look_for_fork(self, source: ServerInfo) -> None:
+        """Cut the journal where the history of a promoted source parts from what was received; see `sync.failover`."""
+        journal = self.capture.journal
+        ours = journal.position
+        fork = source.second_offset - 1
+        if ours is None or source.replid2 != ours.replid or not journal.start <= fork < ours.offset:
+            return
+        at = Position(ours.replid, fork)
+        log.warning("the source failed over: its history parts from ours at %s, %d bytes back", at, ours.offset - fork)
+        if self._sent_to() > fork and Fork.load(self.config.state_dir) is None:
+            known = [boundary for boundary in self._boundaries if boundary[0] <= fork]
+            if not known:
+                log.warning("what was replayed beyond the fork is not known any more: a full resync is needed")
+                return
+            try:
+                db, places = await asyncio.to_thread(written_beyond, journal, known[-1], fork)
+            except Unknowable as error:
+                log.warning("%s: a full resync is needed", error)
+                return
+            Fork(at, db, places).save(self.config.state_dir)
+            log.info("fetching %d keys again that were written beyond the fork", len(places))
+        self.capture.cut(fork)
+
+    def _sent_to(self) -> int:
+        """The newest offset that may have been applied."""
+        session = self._session
+        sent = 0 if session is None else session.writer.sent_to
+        return max(self.status.applied_offset, sent, self._found_at)
 
     # --- replay ---
 
@@ -298,6 +341,8 @@ class Link:
             status.epoch = fenced.checkpoint.epoch
             self._note_restart(fenced)
             checkpoint = self._own(fenced.checkpoint)
+            if checkpoint.position is not None:
+                self._found_at = checkpoint.position.offset
             return await self._work(conn, fenced, checkpoint)
         finally:
             conn.close()
@@ -327,8 +372,8 @@ class Link:
             return
         source = await source_info(config)
         if source is not None:
-            self._source_kind = kind(source[0])
-            refuse_same(config, source[0], target)
+            self._source_kind = kind(source)
+            refuse_same(config, source, target)
         stored = await read_checkpoint(conn, checkpoint_key(config.task, config.shard))
         await refuse_strangers(config, conn, self._own(stored))
         self._checked_servers = True
@@ -362,6 +407,9 @@ class Link:
             self._asked_always = True
             capture.full_resync("asked for")
             checkpoint = replace(checkpoint, position=None)
+        fork = Fork.load(config.state_dir)
+        if fork is not None:
+            checkpoint = self._gone_back(fork, checkpoint)
         while True:
             plan = capture.plan(checkpoint.position, checkpoint.snapshot)
             if plan != "wait" and not self._paused:
@@ -376,6 +424,7 @@ class Link:
         replids = {replid for replid, _ in capture.journal.replids}
         key = checkpoint_key(config.task, config.shard)
         await refuse_duplicate(conn, key, replids)
+        self._members = await conn.call(b"SMEMBERS", refetch_key(config.task, config.shard))
         tagger = Tagger(key, self.state.uid, config.source_dc, fenced.checkpoint)
         session = Session(
             config,
@@ -386,10 +435,12 @@ class Link:
             tagger,
             self._wake,
             self._troubles,
+            self._boundaries,
             self.dead,
             guarded,
         )
         session.backlog_bytes = self._backlog
+        session.paused = self._paused
         self._session = session
         self._backoff.reset()
         target = kind(fenced.info)
@@ -406,9 +457,36 @@ class Link:
             offset, db = position.offset, checkpoint.db
         status.state, status.detail = "streaming", ""
         status.applied_offset = offset
+        session.note_boundary(offset, db)
+        await self._mind_refetch(session, fork, target)
         rules = make_rules(config, self._source_kind, target)
         await session.stream(rules, offset, db, self._drained)
         return self._stopping
+
+    def _gone_back(self, fork: Fork, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint as it will be after the fork of a source failover is dealt with."""
+        position = checkpoint.position
+        if position is None or checkpoint.snapshot or position.replid != fork.position.replid:
+            return checkpoint
+        if position.offset <= fork.position.offset:
+            return checkpoint
+        return replace(checkpoint, position=fork.position, db=fork.db)
+
+    async def _mind_refetch(self, session: Session, fork: Fork | None, target: ServerKind) -> None:
+        """Take up the keys that wait to be fetched, those of a fork too, whose checkpoint goes back with them."""
+        name = refetch_key(self.config.task, self.config.shard)
+        keys = {from_member(member) for member in self._members}
+        refetch = session.refetch = Refetch(name, keys, Payloads(target_of(target)))
+        if fork is None:
+            return
+        if fork.position.offset < session.committed and fork.position.replid == session.last_replid:
+            commands = refetch.add(fork.places)
+            unit = unit_of(commands, fork.position.offset, fork.db, self.capture.status.received_ms)
+            batch = Batch(fork.position.offset, fork.db, [unit], unit.count, unit.size)
+            await session.submit(batch)
+            await session.drain()
+            self._found_at = fork.position.offset
+        Fork.forget(self.config.state_dir)
 
     _asked_always = False
 

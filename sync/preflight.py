@@ -11,15 +11,13 @@ from canal.errors import ConfigError, Refused
 from sync.config import LinkConfig
 from sync.tag import Checkpoint
 from sync.target.connection import Connection
-from sync.target.fence import ServerInfo, parse_info, server_info, user_keys
+from sync.target.fence import ServerInfo, server_info, user_keys
 
 log = logging.getLogger(__name__)
 
 
-async def source_info(config: LinkConfig) -> tuple[ServerInfo, int] | None:
-    """What the source is, and its backlog's size in bytes (0 when it does not say). None when INFO is not permitted
-    or the source cannot be reached: following it needs neither.
-    """
+async def source_info(config: LinkConfig) -> ServerInfo | None:
+    """What the source is. None when INFO is not permitted or it cannot be reached: following it needs neither."""
     try:
         async with control(config.source) as client:
             raw: Any = await client.execute_command(b"INFO")  # type: ignore[no-untyped-call]  # as bytes: not parsed
@@ -27,8 +25,7 @@ async def source_info(config: LinkConfig) -> tuple[ServerInfo, int] | None:
         log.debug("no INFO of the source: %s", error)
         return None
     assert isinstance(raw, bytes)
-    backlog = parse_info(raw).get("repl_backlog_size", "0")
-    return server_info(raw), int(backlog) if backlog.isdigit() else 0
+    return server_info(raw)
 
 
 def kind(info: ServerInfo) -> ServerKind:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,6 +17,8 @@ from canal.journal.reader import StreamReader
 from sync.batch import Batch, Batcher, command_at, without
 from sync.config import LinkConfig
 from sync.deadletter import DeadLetters, describe
+from sync.fetch import fetch
+from sync.refetch import Fetched, Refetch, unit_of
 from sync.status import LinkStatus
 from sync.tag import Tagger
 from sync.target.connection import Connection
@@ -23,6 +26,9 @@ from sync.target.fence import Fence
 from sync.target.standalone import BatchRefused, Failures, Writer
 from sync.unit import DeadLetter, Rules, UnitReader
 
+_NEAR_BYTES = 4 << 20
+_BOUNDARY_BYTES = 64 * 1024
+_FETCH_AT_ONCE = 1000
 _BARE_AFTER_BYTES = 1 << 20
 _BARE_AFTER_SECONDS = 1.0
 _FAILING_ON_PURPOSE = (b"EVAL", b"EVALSHA", b"FCALL")
@@ -55,6 +61,7 @@ class Session:
         tagger: Tagger,
         wake: asyncio.Event,
         troubles: Troubles,
+        boundaries: deque[tuple[int, int]],
         dead: DeadLetters,
         guarded: bool,
         seen: Callable[[], str] | None = None,
@@ -64,11 +71,13 @@ class Session:
         self.capture = capture
         self.wake = wake
         self.troubles = troubles
+        self.boundaries = boundaries
         self.dead = dead
         self.committed = fence.checkpoint.position.offset if fence.checkpoint.position else 0
         self.last_replid = fence.checkpoint.position.replid if fence.checkpoint.position else ""
         self.fatal: CanalError | None = None
         self.backlog_bytes = 1 << 20
+        self.paused = False  # nothing new is taken from the journal; what was sent is finished
         at = fence.checkpoint.position
         self.writer = Writer(
             conn,
@@ -83,6 +92,9 @@ class Session:
             seen=seen,
         )
         self._dropped_since = 0.0
+        self.refetch: Refetch | None = None
+        self._fetching: asyncio.Task[list[Fetched]] | None = None
+        self._fetch_not_before = 0.0
 
     def replid_at(self, offset: int) -> str:
         """The replication id under which the source's stream stood at ``offset``."""
@@ -101,11 +113,15 @@ class Session:
         units = UnitReader(offset, db, rules)
         batcher = Batcher(self.config.batch_commands, self.config.batch_bytes)
         self._set_single(rules, batcher, single)
+        if self.refetch is not None:
+            self.refetch.govern(rules)
         reader = capture.reader(offset, wake.set)
         try:
             await self._pump(reader, units, batcher, rules, single, generation, stopping)
         finally:
             reader.close()
+            if self._fetching is not None:
+                self._fetching.cancel()
 
     async def _pump(
         self,
@@ -126,7 +142,9 @@ class Session:
             if single and units.position >= self.troubles.single_until:
                 single = False
                 self._set_single(rules, batcher, single)
-            if halt is None and batcher.behind < 4:
+            if self.refetch:
+                self._refetch(self.refetch, units, batcher)
+            if halt is None and batcher.behind < 4 and not self.paused:
                 chunk = reader.read_nowait()
                 if chunk is not None:
                     for unit in units.feed(chunk.offset, chunk.data, chunk.received_ms):
@@ -140,13 +158,38 @@ class Session:
                 if halt is not None:
                     raise halt
                 self._caught_up(units)
-                if stopping() and reader.offset >= capture.journal.end:
+                if stopping() and (self.paused or reader.offset >= capture.journal.end):
                     self._bare(units, force=units.position > self.committed)
                     if writer.idle:
                         return
                 self._bare(units)
             wake.clear()
             await wake.wait()
+
+    def _refetch(self, refetch: Refetch, units: UnitReader, batcher: Batcher) -> None:
+        """Once replay is close to the source, read the keys that wait; restore them when the stream gets there."""
+        commands = refetch.due(units.position)
+        if commands:
+            batcher.add(unit_of(commands, units.position, units.db, self.capture.status.received_ms))
+        task = self._fetching
+        if task is not None:
+            if not task.done():
+                return
+            self._fetching = None
+            if (error := task.exception()) is not None:
+                self.status.detail = f"keys wait to be fetched from the source: {error}"
+                self._fetch_not_before = time.monotonic() + 1.0
+                return
+            refetch.fetched.update({fetched.place: fetched for fetched in task.result()})
+            self.wake.set()
+        near = self.capture.status.offset - units.position < _NEAR_BYTES
+        if not near or not self.capture.status.connected or time.monotonic() < self._fetch_not_before:
+            return
+        wanted = refetch.wanted(_FETCH_AT_ONCE)
+        replids = self.capture.journal.replids
+        if wanted and replids:
+            self._fetching = asyncio.create_task(fetch(self.config.source, wanted, replids[-1][0]))
+            self._fetching.add_done_callback(lambda _: self.wake.set())
 
     def _set_single(self, rules: Rules, batcher: Batcher, single: bool) -> None:
         rules.max_commands = batcher.max_commands = 1 if single else self.config.batch_commands
@@ -236,8 +279,15 @@ class Session:
         status.applied_received_ms = batch.last_received_ms
         if batch.count:
             status.observe_latency(max(0.0, now - batch.received_ms / 1000))
+        self.note_boundary(batch.end, batch.db)
         self.capture.journal.release(batch.end)
         self.capture.journal.mark(batch.end, batch.db)
+
+    def note_boundary(self, offset: int, db: int) -> None:
+        """Remember unit boundaries, sparsely: a source failover needs one at or before its fork."""
+        known = self.boundaries
+        if not known or offset - known[-1][0] >= _BOUNDARY_BYTES:
+            known.append((offset, db))
 
     def _failed(self, batch: Batch, failures: Failures) -> None:
         for number, text in failures:

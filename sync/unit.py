@@ -43,8 +43,11 @@ class Impossible(NamedTuple):
 
 
 Adjusted = list[tuple[int, list[bytes]]] | Dropped | Impossible
-Adjust = Callable[[int, list[bytes], int], Adjusted]
-"""(db, argv, received unix ms) → commands for the target. Returning the argv object itself passes its bytes through."""
+Adjust = Callable[[int, list[bytes], int, int], Adjusted]
+"""(db, argv, received unix ms, stream position after the command) → commands for the target.
+
+Returning the argv object itself passes its bytes through.
+"""
 
 
 @dataclass(slots=True)
@@ -183,14 +186,13 @@ class UnitReader:
 
     def _consume(self, buf: bytes, base: int) -> int:
         rules = self.rules
-        plain = rules.plain
         end = len(buf)
         pos = 0
         stop = buf.find(RESERVED)
         if stop < 0:
             stop = _FAR
         while True:
-            after, count, why = scan(buf, pos, end, stop, rules.max_commands, rules.max_bytes, plain)
+            after, count, why = scan(buf, pos, end, stop, rules.max_commands, rules.max_bytes, rules.plain)
             if count:
                 self._run(buf[pos:after] if pos or after < end else buf, count, base + after)
                 pos = after
@@ -266,9 +268,9 @@ class UnitReader:
             return
         db = self.db if tx is None else tx.db
         solo = name in FLUSH_NAMES and reaches_tag(name, argv, db)
-        adjusted = self._flush(name, argv, db, base + pos) if name in FLUSH_NAMES else None
+        adjusted = self._flush(name, argv, db, base + pos, end) if name in FLUSH_NAMES else None
         if adjusted is None:
-            adjusted = self.rules.adjust(db, argv, self._received_ms)
+            adjusted = self.rules.adjust(db, argv, self._received_ms, end)
         unit = Unit(end, self.db, [], self._received_ms, solo=solo)
         if isinstance(adjusted, Dropped):
             self.counters.filter(adjusted.reason)
@@ -282,7 +284,7 @@ class UnitReader:
                     unit.noscript = True
         self._place(unit)
 
-    def _flush(self, name: bytes, argv: list[bytes], db: int, offset: int) -> Adjusted | None:
+    def _flush(self, name: bytes, argv: list[bytes], db: int, offset: int, end: int) -> Adjusted | None:
         """What becomes of FLUSHALL, FLUSHDB and SWAPDB; None leaves them to the ordinary adjusting."""
         policy = self.rules.flush
         if policy == "drop":
@@ -294,7 +296,7 @@ class UnitReader:
             )
         if not reaches_tag(name, argv, db):
             return None
-        checked = self.rules.adjust(db, argv, self._received_ms)
+        checked = self.rules.adjust(db, argv, self._received_ms, end)
         if isinstance(checked, (Dropped, Impossible)):
             return checked
         return [(to_db, keep_reserved(out, to_db)) for to_db, out in checked]

@@ -25,8 +25,9 @@ MAX_REPLY = 1 << 30
 class Connection(asyncio.Protocol):
     """Made by `connect`. ``call`` and ``calls`` until ``stream`` hands the replies to a writer."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, who: str = "target") -> None:
         self.endpoint = endpoint
+        self.who = who  # for messages
         self.transport: asyncio.Transport | None = None
         self.closed: CanalError | None = None
         self._reader = hiredis.Reader()
@@ -52,11 +53,11 @@ class Connection(asyncio.Protocol):
                 if not future.done():
                     future.set_result(reply)
         except hiredis.ProtocolError as error:
-            self.close(Unreachable(f"target {self.endpoint.label} sent what is no reply: {error}"))
+            self.close(Unreachable(f"{self.who} {self.endpoint.label} sent what is no reply: {error}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         reason = f": {exc}" if exc else ""
-        self._end(Unreachable(f"connection to target {self.endpoint.label} lost{reason}"))
+        self._end(Unreachable(f"connection to {self.who} {self.endpoint.label} lost{reason}"))
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -81,7 +82,7 @@ class Connection(asyncio.Protocol):
 
     def close(self, error: CanalError | None = None) -> None:
         """Drop the connection at once; what was sent may or may not have arrived."""
-        self._end(error or Unreachable(f"connection to target {self.endpoint.label} closed"))
+        self._end(error or Unreachable(f"connection to {self.who} {self.endpoint.label} closed"))
         if self.transport is not None:
             self.transport.abort()
 
@@ -105,7 +106,7 @@ class Connection(asyncio.Protocol):
             async with asyncio.timeout(timeout):
                 return [await future for future in futures]
         except TimeoutError:
-            error = Unreachable(f"target {self.endpoint.label} did not answer for {timeout:g} s")
+            error = Unreachable(f"{self.who} {self.endpoint.label} did not answer for {timeout:g} s")
             self.close(error)
             raise error from None
         finally:
@@ -117,7 +118,8 @@ class Connection(asyncio.Protocol):
         """Send one command; raises what `classify` makes of an error reply."""
         reply = (await self.calls([list(argv)], timeout))[0]
         if isinstance(reply, hiredis.ReplyError):
-            raise classify(str(reply), " ".join(word.decode("utf-8", "replace") for word in argv[:2]))
+            shown = " ".join(word.decode("utf-8", "replace") for word in argv[: 1 if argv[0] == b"AUTH" else 2])
+            raise classify(str(reply), shown, self.who)
         return reply
 
     def stream(
@@ -129,9 +131,9 @@ class Connection(asyncio.Protocol):
             on_lost(self.closed)
 
 
-async def connect(endpoint: Endpoint, timeout: float = 10.0) -> Connection:
+async def connect(endpoint: Endpoint, timeout: float = 10.0, who: str = "target") -> Connection:
     """Connect and authenticate. Raises `Unreachable`, `AuthError` and the like, each one clear line."""
-    transport, protocol = await open_connection(endpoint, lambda: Connection(endpoint), timeout)
+    transport, protocol = await open_connection(endpoint, lambda: Connection(endpoint, who), timeout)
     assert isinstance(protocol, Connection)
     try:
         if endpoint.password is not None:

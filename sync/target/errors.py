@@ -28,10 +28,10 @@ def is_transient(text: str) -> bool:
     return text.startswith(TRANSIENT + PERMISSION) or "command not allowed when used memory" in text
 
 
-def classify(text: str, doing: str) -> CanalError:
+def classify(text: str, doing: str, who: str = "target") -> CanalError:
     """The exception for an error reply; ``doing`` says what was asked, for the message."""
     if text.startswith(PERMISSION):
-        return AuthError(f"target: {doing}: {text}")
+        return AuthError(f"{who}: {doing}: {text}")
     if is_transient(text):
-        return Unready(f"target: {doing}: {text}")
-    return ReplayError(f"target: {doing}: {text}")
+        return Unready(f"{who}: {doing}: {text}")
+    return ReplayError(f"{who}: {doing}: {text}")

@@ -39,6 +39,9 @@ class ServerInfo:
     replid: str
     cluster: bool = False
     maxmemory_policy: str = ""
+    backlog_bytes: int = 0
+    replid2: str = ""
+    second_offset: int = -1  # first offset at which replid2 is not valid any more
 
     @property
     def numbers(self) -> tuple[int, int, int]:
@@ -74,7 +77,14 @@ def server_info(raw: bytes) -> ServerInfo:
         replid=fields.get("master_replid", ""),
         cluster=fields.get("cluster_enabled") == "1",
         maxmemory_policy=fields.get("maxmemory_policy", ""),
+        backlog_bytes=_number(fields.get("repl_backlog_size", "0")),
+        replid2=fields.get("master_replid2", ""),
+        second_offset=_number(fields.get("second_repl_offset", "-1")),
     )
+
+
+def _number(text: str) -> int:
+    return int(text) if text.lstrip("-").isdigit() else 0
 
 
 async def fence(conn: Connection, task: str, shard: str, epoch: int) -> Fence:

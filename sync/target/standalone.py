@@ -101,6 +101,7 @@ class Writer:
         self._replid_at = replid_at
         self.guarded = guarded
         self.error: CanalError | None = None
+        self.sent_to = 0  # end of the newest batch submitted
         self.in_flight: deque[_Flight] = deque()
         self._conn = conn
         self._tagger = tagger
@@ -143,6 +144,7 @@ class Writer:
 
     def submit(self, batch: Batch) -> None:
         """Send a batch; only when `room`."""
+        self.sent_to = batch.end
         if self.guarded and not batch.noscript and not batch.solo and self._submit_guarded(batch):
             return
         rendered = render(

@@ -1,0 +1,155 @@
+"""Keys whose commands are passed over until their whole state has been fetched from the source.
+
+Three things bring a key here: its commands came beyond the fork of a source failover; it expired at a target that was
+behind although the source had renewed it; a person asked for it. The rule is always the same. From some point of the
+stream on, commands that write the key are not replayed. When replay is close to the source, the key is read there
+together with the source's offset ``O`` (MULTI … DUMP, PTTL, TIME, INFO … EXEC, so that they belong together). Commands
+up to ``O`` are still passed over; before the first one beyond it the key is restored, and it is an ordinary key again.
+
+Which keys are meant is kept at the target, in a reserved set that is changed in the same transactions that move the
+checkpoint. So a crash, or a failed-over target, finds the set that belongs to its position, and nothing is lost or
+doubled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from canal.commands import read_keys, written_in
+from canal.resp import encode
+from sync.rewrite import Payloads
+from sync.tag import INDEX, RESERVED
+from sync.unit import Adjust, Adjusted, Dropped, Impossible, Piece, Rules, Unit
+
+Place = tuple[int, bytes]
+"""(database, key) as the stream names it."""
+
+PASSED_OVER: Final = "refetched"
+"""The reason under which commands are counted whose key is fetched instead."""
+
+
+def refetch_key(task: str, shard: str) -> bytes:
+    """The reserved set of a link's keys."""
+    return RESERVED + f"refetch:{task}/{shard}".encode()
+
+
+def to_member(place: Place) -> bytes:
+    """A place as a member of the set: ``<db>:<key>``."""
+    return b"%d:%b" % place
+
+
+def from_member(member: bytes) -> Place:
+    """Read a member; ValueError when it is none."""
+    db, _, key = member.partition(b":")
+    return int(db), key
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A key's state at the source when its stream stood at ``offset``. ``payload`` None: it did not exist."""
+
+    place: Place
+    offset: int
+    payload: bytes | None
+    deadline_ms: int  # 0: none
+
+
+class Refetch:
+    """The keys of one session. ``name``: the reserved set. ``payloads`` turns source payloads into the target's."""
+
+    def __init__(self, name: bytes, keys: set[Place], payloads: Payloads) -> None:
+        self.name = name
+        self.keys = keys
+        self.fetched: dict[Place, Fetched] = {}
+        self._payloads = payloads
+        self._rules: Rules | None = None
+        self._plain: dict[bytes, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.keys)
+
+    def wanted(self, most: int) -> list[Place]:
+        """Keys that are not fetched yet."""
+        out: list[Place] = []
+        for place in self.keys:
+            if place not in self.fetched:
+                out.append(place)
+                if len(out) == most:
+                    break
+        return out
+
+    def govern(self, rules: Rules) -> None:
+        """Put this rule before those of ``rules``; while there are keys every command is looked at."""
+        inner = rules.adjust
+        self._rules, self._plain = rules, rules.plain
+        self._toggle()
+
+        def adjust(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
+            if not self.keys:
+                return inner(db, argv, received_ms, end)
+            return self._adjust(inner, db, argv, received_ms, end)
+
+        rules.adjust = adjust
+
+    def _toggle(self) -> None:
+        if self._rules is not None:
+            self._rules.plain = {} if self.keys else self._plain
+
+    def _adjust(self, inner: Adjust, db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
+        written = written_in(db, argv)
+        touched = {*written, *((db, key) for _, key in read_keys(argv))} & self.keys
+        if not touched:
+            return inner(db, argv, received_ms, end)
+        before: list[tuple[int, list[bytes]]] = []
+        for place in touched & self.fetched.keys():
+            if end > self.fetched[place].offset:
+                before += self._landing(self.fetched[place])
+                touched.discard(place)
+        if not touched:
+            result = inner(db, argv, received_ms, end)
+            if isinstance(result, Impossible):
+                return result
+            return before if isinstance(result, Dropped) else [*before, *result]
+        more = self.add([place for place in written if place not in self.keys])
+        return [*before, *more] or Dropped(PASSED_OVER)
+
+    def add(self, places: list[Place]) -> list[tuple[int, list[bytes]]]:
+        """From here on these are passed over; the commands that keep them at the target, for the same transaction."""
+        places = [place for place in dict.fromkeys(places) if place not in self.keys]
+        if not places:
+            return []
+        self.keys.update(places)
+        self._toggle()
+        members = [to_member(place) for place in places]
+        return [(0, [b"SADD", INDEX, self.name]), (0, [b"SADD", self.name, *members])]
+
+    def due(self, position: int) -> list[tuple[int, list[bytes]]]:
+        """Commands that restore what was fetched at or before ``position``, where nothing wrote it since."""
+        out: list[tuple[int, list[bytes]]] = []
+        for fetched in [one for one in self.fetched.values() if one.offset <= position]:
+            out += self._landing(fetched)
+        return out
+
+    def _landing(self, fetched: Fetched) -> list[tuple[int, list[bytes]]]:
+        """Restore one key and take it from the set."""
+        db, key = fetched.place
+        self.keys.discard(fetched.place)
+        self._toggle()
+        del self.fetched[fetched.place]
+        commands: list[list[bytes]] = [[b"DEL", key]]
+        if fetched.payload is not None:
+            made = self._payloads(key, fetched.payload)
+            if isinstance(made, bytes):
+                commands = [[b"RESTORE", key, b"0", made, b"REPLACE"]]
+            elif made is not None:
+                commands += made
+            if fetched.deadline_ms:
+                commands.append([b"PEXPIREAT", key, b"%d" % fetched.deadline_ms])
+        return [*((db, argv) for argv in commands), (0, [b"SREM", self.name, to_member(fetched.place)])]
+
+
+def unit_of(commands: list[tuple[int, list[bytes]]], end: int, db: int, received_ms: int) -> Unit:
+    """Commands of our own as a unit that stands at ``end``."""
+    pieces = [Piece(at, encode(argv), 1) for at, argv in commands]
+    return Unit(end, db, pieces, received_ms, atomic=True)
