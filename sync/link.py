@@ -37,13 +37,6 @@ from sync.status import LinkStatus
 from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.target.connection import Connection, connect
 from sync.target.fence import Fence, Fenced, ServerInfo, fence, read_checkpoint, refuse_duplicate, server_info
-    Fence,
-    Fenced,
-    fence,
-    read_checkpoint,
-    refuse_duplicate,
-    server_info,
-)
 from sync.target.standalone import GUARD, BatchRefused
 
 log = logging.getLogger(__name__)
