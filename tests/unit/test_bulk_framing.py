@@ -68,6 +68,15 @@ def test_a_mark_that_repeats_itself(step: int) -> None:
     assert taken.rdb == b"a" * 60
 
 
+def test_the_mark_in_three_pieces() -> None:
+    for first in range(1, MARK_SIZE - 1):
+        for second in range(first + 1, MARK_SIZE):
+            taken = Taken()
+            for piece in (b"$EOF:" + MARK + b"\r\nRDB" + MARK[:first], MARK[first:second], MARK[second:]):
+                assert taken.feed(piece) == b""
+            assert taken.reader.done and taken.rdb == b"RDB"
+
+
 def test_pieces_are_not_copied() -> None:
     buffer = bytearray(b"$8\r\nREDIS0011")
     views: list[memoryview] = []

@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from canal.acks import GETACK
 from canal.backoff import Backoff
 from canal.endpoint import Endpoint
 from canal.errors import AuthError, CanalError, ConfigError, NotRedis, ProtocolError, StateError, Unreachable, Unready
-from canal.intake import BUFFER_BYTES
+from canal.handshake import Handshake
+from canal.intake import BUFFER_BYTES, Intake
 from canal.position import Position
 from canal.replica import Replica, Timing
 from tests.support.process import eventually
@@ -328,22 +330,55 @@ async def test_newlines_while_the_snapshot_comes_then_acknowledgements_behind() 
     assert heard == b"\n\n\n"
 
 
-async def test_a_source_that_does_not_read_takes_no_memory() -> None:
-    async def deaf(talk: Talk) -> None:
-        await talk.greet(EMPTY)
-        talk.reader._transport.pause_reading()  # type: ignore[attr-defined]
-        for _ in range(200):
-            await talk.send(b"x" * 100)
-            await asyncio.sleep(0.002)
-        await talk.send(b"done")
-        await asyncio.sleep(5)
+class Full(asyncio.Transport):
+    """A transport whose peer reads nothing: as many bytes as `waiting` are in its buffer."""
 
-    sink = RecordingSink()
-    peer = Peer(deaf)
-    async with peer.listening(), following(peer, sink, Timing(1, 30, 0.0001)) as (replica, _):
-        await eventually(lambda: sink.stream.endswith(b"done"))
-        assert replica._intake is not None and replica._intake._transport is not None
-        assert replica._intake._transport.get_write_buffer_size() <= 64 * 1024 + 64
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = 0
+        self.written: list[bytes] = []
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def abort(self) -> None:
+        pass
+
+
+async def test_acknowledgements_that_are_not_read_do_not_pile_up() -> None:
+    sink, transport = RecordingSink(), Full()
+    intake = Intake(sink, Handshake(None), Timing(ack_every_s=0.001))
+    intake.connection_made(transport)
+    buffer = intake.get_buffer(-1)
+    talk = b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n" + EMPTY
+    buffer[: len(talk)] = talk
+    intake.buffer_updated(len(talk))
+    await eventually(lambda: len(transport.written) > 10)
+    transport.waiting = 1 << 20
+    before = len(transport.written)
+    await asyncio.sleep(0.05)
+    assert len(transport.written) == before
+    intake.close()
+
+
+async def test_a_source_that_asks_in_silence_is_answered_after_a_second() -> None:
+    took: list[float] = []
+
+    async def script(talk: Talk) -> None:
+        await talk.greet(b"+CONTINUE\r\n" + b"x" * 100)
+        began = time.monotonic()
+        await talk.send(GETACK)
+        while (await talk.command())[2] != b"%d" % (1100 + len(GETACK)):
+            pass
+        took.append(time.monotonic() - began)
+
+    peer = Peer(script)
+    async with peer.listening(), following(peer, RecordingSink(Position(ID, 1000)), Timing(5, 30, 3.0)):
+        await eventually(lambda: took)
+    assert 1.0 <= took[0] < 2.5, "with the tick it would take three seconds"
 
 
 # --- what the sink may do ---
@@ -471,6 +506,18 @@ async def test_it_stops_wherever_it_is(script: Script, how: str) -> None:
                 await asyncio.wait_for(task, 1)
         assert time.monotonic() - began < 0.5
         assert len(sink.events) == before and not replica.connected
+
+
+async def test_cancelled_right_after_a_pause() -> None:
+    peer = Peer(answering(EMPTY))
+    async with peer.listening():
+        replica = Replica(peer.endpoint, RecordingSink(), timing=PATIENT)
+        task = asyncio.create_task(replica.run())
+        await eventually(lambda: replica.connected)
+        replica.pause("full")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 1)
 
 
 async def test_stop_from_within_a_callback() -> None:
