@@ -266,9 +266,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50 and p99."""
+    """p50 and p99: the smallest value that so many hundredths of all do not exceed."""
     ordered = sorted(values)
-    return {"p50": ordered[len(ordered) // 2], "p99": ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]}
+    return {f"p{rank}": ordered[-(-len(ordered) * rank // 100) - 1] for rank in (50, 99)}
 
 
 def environment(binary: str) -> dict[str, Any]:
@@ -286,7 +286,11 @@ def environment(binary: str) -> dict[str, Any]:
 
 
 def finish(name: str, result: dict[str, Any], lines: Sequence[str], as_json: bool) -> None:
-    """Print the result and keep it as bench/results/<name>.json (git ignores it)."""
+    """Print the result as JSON, or in words and keep the JSON as bench/results/<name>.json (git ignores it)."""
+    text = json.dumps(result, indent=2)
+    if as_json:
+        print(text)
+        return
+    print("\n".join(lines))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2) if as_json else "\n".join(lines))
+    (RESULTS / f"{name}.json").write_text(text + "\n")

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any, Final, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from console.cli.about import version_text
 
@@ -22,7 +23,7 @@ PROGRAM: Final = "redis-canal"
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("console.cli.run:command", "Run one link in the foreground."),
     "demo": ("console.cli.demo:command", "Show two datacenters on this machine writing both ways."),
-    "verify": ("console.cli.verify:command", "Compare two servers by content, and repair."),
+    "verify": ("console.cli.verify:command", "Compare two servers by content."),
     "node": ("console.cli.node:command", "Start, list and drain nodes."),
     "task": ("console.cli.task:command", "Create, watch and control tasks."),
     "console": ("console.cli.console:command", "Serve the web console and its API."),
@@ -48,6 +49,13 @@ class LazyGroup(click.Group):
         found = getattr(import_module(module), attribute)
         assert isinstance(found, click.Command)
         return found
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names from the table too: click's own would import every subcommand at each press of the key."""
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        return [CompletionItem(name, help=COMMANDS[name][1]) for name in names] + click.Command.shell_complete(
+            self, ctx, incomplete
+        )
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of ``--help``, from the table: no subcommand is imported for it."""
