@@ -106,8 +106,7 @@ def _class(glob: bytes, at: int) -> tuple[bytes, int]:
             ranges.append((glob[at], glob[at]))
             at += 1
         elif at + 2 < size and glob[at + 1] == 0x2D:
-            low, high = sorted((glob[at], glob[at + 2]))
-            ranges.append((low, high))
+            ranges += _range(glob[at], glob[at + 2])
             at += 3
         else:
             ranges.append((glob[at], glob[at]))
@@ -117,6 +116,16 @@ def _class(glob: bytes, at: int) -> tuple[bytes, int]:
         return (b"." if negated else b"(?!)"), at
     body = b"".join(b"\\x%02x-\\x%02x" % pair for pair in ranges)
     return b"[" + (b"^" if negated else b"") + body + b"]", at
+
+
+def _range(first: int, last: int) -> list[tuple[int, int]]:
+    """The bytes between two, either way round; bytes from 128 on count as negative, as C's char does on x86."""
+    low, high = sorted(byte - 256 if byte > 127 else byte for byte in (first, last))
+    if low >= 0:
+        return [(low, high)]
+    if high < 0:
+        return [(low + 256, high + 256)]
+    return [(low + 256, 255), (0, high)]
 
 
 class KeyFilter:
