@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.certificates import Certificates, OpensslMissing, make_certificates
 from tests.support.proxy import Proxy
@@ -21,6 +22,18 @@ from tests.support.servers import MAIN_VERSIONS, Server, ServerMissing
 from tests.support.zookeeper import Ensemble, ZooKeeper, ZooKeeperMissing
 
 T = TypeVar("T")
+
+IN_CI = os.environ.get("CI") == "true"
+
+# How long an example takes says something about the machine only. In CI a run must be repeatable.
+settings.register_profile(
+    "redis-canal",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+    derandomize=IN_CI,
+)
+settings.load_profile("redis-canal")
 
 
 class StartServer(Protocol):
@@ -106,6 +119,6 @@ def _zookeeper(start: Callable[[], T]) -> T:
 
 
 def _missing(what: Exception) -> NoReturn:
-    if os.environ.get("CI") == "true":
+    if IN_CI:
         pytest.fail(str(what), pytrace=False)
     pytest.skip(str(what))

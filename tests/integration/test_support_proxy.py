@@ -215,10 +215,10 @@ def test_limit_is_kept_within_a_third(connect: Connect) -> None:
 
 def test_dribble_splits_what_was_sent_at_once(connect: Connect, echo: Echo) -> None:
     proxy, link = connect()
-    proxy.dribble(3, "to_server")
-    link.send(b"0123456789" * 10)
-    assert link.receive(100) == b"0123456789" * 10
-    assert echo.reads[0] % 3 == 0 and len(echo.reads) > 3  # the kernel may join some again
+    proxy.dribble(3, "to_server", gap_s=0.02)
+    link.send(b"0123456789")
+    assert link.receive(10) == b"0123456789"
+    assert len(echo.reads) > 1 and set(echo.reads[:-1]) <= {3, 6, 9}
 
 
 def test_stall_keeps_bytes_and_connection(connect: Connect, echo: Echo) -> None:

@@ -56,6 +56,7 @@ class Conduct:
         self.delay_s = 0.0
         self.rate: float | None = None  # bytes a second
         self.chunk: int | None = None  # bytes a send
+        self.gap_s = 0.0  # between two sends
         self.stalled = False
 
     def copy(self) -> Conduct:
@@ -187,8 +188,8 @@ class Pipe:
                     return
             if self.conduct.rate:
                 await asyncio.sleep(size / self.conduct.rate)
-            elif self.conduct.chunk:
-                await asyncio.sleep(0)
+            elif self.conduct.chunk and view:
+                await asyncio.sleep(self.conduct.gap_s)
             while self.conduct.stalled:
                 await self._wait()
 
@@ -228,8 +229,8 @@ class Connection:
     def limit(self, bytes_per_second: float | None, direction: Direction = "both") -> None:
         self.adjust(direction, rate=bytes_per_second)
 
-    def dribble(self, size: int | None = 1, direction: Direction = "both") -> None:
-        self.adjust(direction, chunk=size)
+    def dribble(self, size: int | None = 1, direction: Direction = "both", *, gap_s: float = 0.0) -> None:
+        self.adjust(direction, chunk=size, gap_s=gap_s)
 
     def cut_after(self, count: int, direction: Direction, how: How = "rst") -> None:
         """Pass exactly `count` more bytes in this direction, then cut both sides."""
@@ -479,9 +480,9 @@ class Proxy:
     def limit(self, bytes_per_second: float | None, direction: Direction = "both") -> None:
         self._adjust(direction, rate=bytes_per_second)
 
-    def dribble(self, size: int | None = 1, direction: Direction = "both") -> None:
-        """Pass on at most `size` bytes at a time."""
-        self._adjust(direction, chunk=size)
+    def dribble(self, size: int | None = 1, direction: Direction = "both", *, gap_s: float = 0.0) -> None:
+        """Pass on at most `size` bytes at a time. Without a gap between them the receiver may read several at once."""
+        self._adjust(direction, chunk=size, gap_s=gap_s)
 
     def hold(self, pattern: bytes, *, skip: int = 0) -> Held:
         """Keep back what a client sends from `pattern` on, on the first connection that sends it (after `skip` times).

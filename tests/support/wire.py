@@ -38,7 +38,11 @@ class Wire:
             user = [unquote(url.username)] if url.username else []
             credentials = ("AUTH", *user, unquote(url.password)) if url.password else None
         if credentials is not None:
-            self.ask(*credentials)
+            try:
+                self.ask(*credentials)
+            except BaseException:
+                self.close()
+                raise
 
     def send(self, commands: Iterable[Command]) -> int:
         """Returns how many replies to ask `receive` for. Redis buffers them, so this does not wait for a reader."""
@@ -84,5 +88,9 @@ class Wire:
 def _connect_unix(path: str, timeout: float) -> socket.socket:
     made = socket.socket(socket.AF_UNIX)
     made.settimeout(timeout)
-    made.connect(path)
+    try:
+        made.connect(path)
+    except OSError:
+        made.close()
+        raise
     return made
