@@ -69,7 +69,7 @@ def tls_context(options: TlsOptions) -> ssl.SSLContext:
 
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return (error.reason or str(error)).lower().replace("_", " ")
+        return str(getattr(error, "reason", None) or error).lower().replace("_", " ")
     return error.strerror or str(error)
 
 
@@ -138,7 +138,7 @@ def connection_error(endpoint: Endpoint, error: BaseException, timeout_s: float)
 
 
 def _tls_error(endpoint: Endpoint, error: ssl.SSLError) -> PeerError:
-    reason = error.reason or ""
+    reason = getattr(error, "reason", None) or ""  # only what OpenSSL itself raised has one
     if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
         return TlsError(f"{endpoint.label}: the server answered without TLS; use redis:// or the server's TLS port")
     if "CERTIFICATE_REQUIRED" in reason or reason == "SSLV3_ALERT_HANDSHAKE_FAILURE":

@@ -14,7 +14,7 @@ from tests.conftest import StartServer
 from tests.support.following import follow, rdb_is_whole
 from tests.support.process import eventually
 from tests.support.proxy import Proxy
-from tests.support.servers import Server
+from tests.support.servers import MORE_VERSIONS, Server
 
 pytestmark = pytest.mark.servers
 
@@ -46,6 +46,22 @@ async def test_snapshot_then_stream(redis_server: StartServer, server_version: s
         await eventually(lambda: sink.stream, 3, "the stream starts soon after the snapshot")
         await following.in_step(server)
         assert following.commands() == [[b"SET", b"after", b"x"]]
+    assert server.sync_full == 1
+
+
+@pytest.mark.parametrize("version", MORE_VERSIONS)
+async def test_other_versions_too(redis_server: StartServer, version: str) -> None:
+    server = redis_server(version, repl_diskless_sync="yes")
+    fill(server)
+    async with follow(server, fail_fast=True) as following:
+        await eventually(lambda: following.sink.complete)
+        assert rdb_is_whole(following.sink.rdb)
+        server.control.set("after", "x")
+        await following.in_step(server)
+        server.control.execute_command("CLIENT", "KILL", "TYPE", "replica" if version != "5.0" else "slave")
+        server.control.set("again", "y")
+        await following.in_step(server)
+        assert following.commands() == [[b"SET", b"after", b"x"], [b"SET", b"again", b"y"]]
     assert server.sync_full == 1
 
 
