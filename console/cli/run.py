@@ -29,6 +29,20 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
     help="What happens to keys of the target that the source does not have.",
 )
 @click.option(
+    "--confirm-resync", is_flag=True, help="Allow a later resync to remove much of the target; see the message."
+)
+@click.option(
+    "--existing",
+    type=click.Choice(["source", "target"]),
+    default="target",
+    show_default=True,
+    help="With --two-way: whose value stays where both sides have a key.",
+)
+@click.option("--big-key-bytes", type=Size(), default="64m", show_default=True, help="Larger values go in pieces.")
+@click.option(
+    "--snapshot-rate", type=Size(), default=0, help="Snapshot bytes a second, such as 50m (default: no limit)."
+)
+@click.option(
     "--on-error",
     type=click.Choice(["stop", "continue"]),
     default="stop",
@@ -91,7 +105,14 @@ def build_config(given: dict[str, Any]) -> Any:
         direct=given["direct"],
         on_error=given["on_error"],
         writer=given["writer"],
-        snapshot=SnapshotOptions(mode=given["snapshot"], stale_keys=given["stale_keys"]),
+        snapshot=SnapshotOptions(
+            mode=given["snapshot"],
+            stale_keys=given["stale_keys"],
+            confirmed=given["confirm_resync"],
+            existing=given["existing"],
+            big_key_bytes=given["big_key_bytes"],
+            max_bytes_per_second=given["snapshot_rate"],
+        ),
         journal=JournalOptions(fsync=given["fsync"], max_bytes=given["max_journal_bytes"]),
     )
 

@@ -11,7 +11,7 @@ import pytest
 from canal.errors import ConfigError
 from console.cli.options import Address, HostPort, Size, read_secret
 from console.cli.run import build_config, command
-from sync.config import LinkConfig
+from sync.config import LinkConfig, SnapshotOptions
 
 BOTH = ("--source", "redis://a:1", "--target", "redis://b:2")
 
@@ -37,7 +37,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert made.state_dir == tmp_path / "state" / "redis-canal" / "source-target"
     assert (made.source.host, made.source.port, made.target.host, made.target.port) == ("a", 1, "b", 2)
     assert (made.on_error, made.writer, made.two_way, made.direct) == ("stop", "auto", False, ())
-    assert (made.snapshot.mode, made.snapshot.stale_keys) == ("auto", None)
+    assert made.snapshot == SnapshotOptions()
     assert (made.journal.fsync, made.journal.max_bytes) == ("everysec", 0)
 
 
@@ -45,6 +45,7 @@ def test_every_flag_arrives(tmp_path: Path) -> None:
     made = config(
         *BOTH, "--name", "t1", "--source-dc", "sh", "--target-dc", "bj", "--two-way", "--direct", "gz",
         "--direct", "cd", "--stale-keys", "keep", "--state-dir", str(tmp_path / "s"), "--on-error", "continue",
+        "--confirm-resync", "--existing", "source", "--big-key-bytes", "1m", "--snapshot-rate", "50m",
         "--writer", "guarded", "--snapshot", "never", "--fsync", "always", "--max-journal-bytes", "20g",
     )  # fmt: skip
     assert (made.task, made.source_dc, made.target_dc, made.two_way) == ("t1", "sh", "bj", True)
@@ -52,6 +53,8 @@ def test_every_flag_arrives(tmp_path: Path) -> None:
     assert made.state_dir == tmp_path / "s" / "t1"
     assert (made.on_error, made.writer) == ("continue", "guarded")
     assert (made.snapshot.mode, made.snapshot.stale_keys) == ("never", "keep")
+    assert (made.snapshot.confirmed, made.snapshot.existing) == (True, "source")
+    assert (made.snapshot.big_key_bytes, made.snapshot.max_bytes_per_second) == (1 << 20, 50 << 20)
     assert (made.journal.fsync, made.journal.max_bytes) == ("always", 20 << 30)
 
 
