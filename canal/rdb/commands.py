@@ -61,7 +61,7 @@ def key_commands(
     """
     final = key.key if name is None else name
     made = final if temporary is None else temporary
-    with rdb_errors(key.key, key.offset):
+    with rdb_errors(key.key, key.end - len(key.value)):
         if type_name(key.type) == "string":
             yield [b"SET", made, decode_string(key.value)]
         else:
@@ -112,7 +112,7 @@ class BigKey:
             yield [b"SET" if self._first else b"APPEND", self.temporary, part.data]
             self._first = False
             return
-        with rdb_errors(self.start.key, self.start.offset):
+        with rdb_errors(self.start.key, part.offset):
             if part.tail:
                 yield from self._maker.tail(part.data)
             else:

@@ -158,11 +158,12 @@ class ValuePart:
     """The next bytes of a big value: ``count`` whole elements (pairs, triples, nodes) of its type as they stand.
 
     Of a string: the next bytes of its text, count 0. ``tail``: what follows the elements of a stream, its counters and
-    groups.
+    groups. ``offset``: of the first of these bytes in the RDB.
     """
 
     data: bytes
     count: int
+    offset: int
     tail: bool = False
 
 

@@ -119,7 +119,7 @@ class PendingValue:
         self.need = 0
         self._each = next((i for i, step in enumerate(program) if step.op == EACH), len(program))
         self._head: list[bytes] = []
-        self._pieces: list[tuple[bytes, int]] = []  # elements: raw bytes, how many
+        self._pieces: list[ValuePart] = []
         self._tail: list[bytes] = []
         self._streamed = False
 
@@ -137,7 +137,7 @@ class PendingValue:
             step = walker.step
             at, count = walker.run(buf, pos)
             if at > pos:
-                self._hold(buf[pos:at], count, step)
+                self._hold(buf[pos:at], count, step, base + pos)
                 pos = at
             if walker.need:
                 break
@@ -148,14 +148,14 @@ class PendingValue:
             self._close(base + pos, out)
         return pos
 
-    def _hold(self, piece: bytes, count: int, step: int) -> None:
+    def _hold(self, piece: bytes, count: int, step: int, offset: int) -> None:
         self.size += len(piece)
         if step < self._each:
             self._head.append(piece)
         elif step > self._each:
             self._tail.append(piece)
         else:
-            self._pieces.append((piece, count))
+            self._pieces.append(ValuePart(piece, count, offset))
 
     def _hand_over(self, out: list[Event]) -> None:
         """Announce the key, then give away the elements that have arrived, unless they are few."""
@@ -164,23 +164,24 @@ class PendingValue:
         if not self._streamed:
             self._streamed = True
             out.append(self.record.start(b"".join(self._head), self.walker.count, self.walker.template))
-        elements_over = self.walker.step > self._each
-        few = sum(len(piece) for piece, _ in self._pieces) < PART_BYTES
-        if few and not elements_over:
+        few = sum(len(part.data) for part in self._pieces) < PART_BYTES
+        if few and self.walker.step == self._each:
             return
-        if len(self._pieces) == 1 or not few:
-            out.extend(ValuePart(piece, count) for piece, count in self._pieces)
+        if not few:
+            out.extend(self._pieces)
         elif self._pieces:
-            out.append(ValuePart(b"".join(p for p, _ in self._pieces), sum(n for _, n in self._pieces)))
+            data = b"".join(part.data for part in self._pieces)
+            out.append(ValuePart(data, sum(part.count for part in self._pieces), self._pieces[0].offset))
         self._pieces.clear()
 
     def _close(self, end: int, out: list[Event]) -> None:
         if self._streamed:
             if self._tail:
-                out.append(ValuePart(b"".join(self._tail), 0, tail=True))
+                tail = b"".join(self._tail)
+                out.append(ValuePart(tail, 0, end - len(tail), tail=True))
             out.append(KeyEnd(end))
             return
-        value = b"".join(self._head) + b"".join(piece for piece, _ in self._pieces) + b"".join(self._tail)
+        value = b"".join(self._head) + b"".join(part.data for part in self._pieces) + b"".join(self._tail)
         out.append(self.record.whole(value, end, self.walker.template))
 
 
@@ -204,7 +205,7 @@ class PendingString:
         """As PendingValue.run."""
         piece = buf[pos : pos + self.left]
         if piece:
-            out.append(ValuePart(piece, 0))
+            out.append(ValuePart(piece, 0, base + pos))
             self.left -= len(piece)
             pos += len(piece)
         if self.left:

@@ -92,7 +92,7 @@ class Summary:
     def add(self, event: Event) -> None:
         """Count one event. Raises RdbError where a value's own counts are broken."""
         if isinstance(event, Key):
-            with rdb_errors(event.key, event.offset):
+            with rdb_errors(event.key, event.end - len(event.value)):
                 elements = count_elements(event.type, event.value, event.fields)
             self._key(event, len(event.value), elements)
         elif isinstance(event, ValuePart):
