@@ -168,8 +168,9 @@ class Journal:
     def flush(self, timeout_s: float | None = 30.0) -> bool:
         """Wait until all that was appended is on the disk; False when that takes longer. Blocks."""
         done = threading.Event()
+        end = self._end
         self._settle().put(Flush(done))
-        return done.wait(timeout_s)
+        return done.wait(timeout_s) and self.durable_end >= end
 
     # -- figures -------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -155,9 +156,10 @@ class SegmentWriter:
         os.fdatasync(self._idx)
 
     def close(self) -> None:
-        """Close both files."""
-        os.close(self._log)
-        os.close(self._idx)
+        """Close both files; a disk that only now reports an error would be met again by the next reader."""
+        for fd in (self._log, self._idx):
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 def verify(segment: Segment) -> str | None:

@@ -205,6 +205,8 @@ class SpoolReader:
         self.offset = offset
         self._transfer = transfer
         self._fd = -1
+        self._block = -1  # whose checked content ``_data`` is
+        self._data = b""
 
     async def read(self, size: int = BLOCK) -> bytes:
         """Up to ``size`` bytes from ``offset`` on, as soon as there are some; b"" at the end of the snapshot.
@@ -246,23 +248,25 @@ class SpoolReader:
     def _read(self, size: int) -> bytes:
         """In a thread. Whole blocks are checked; only the newest, still growing one cannot be."""
         transfer = self._transfer
-        try:
-            if self._fd < 0:
-                self._fd = os.open(transfer.path, os.O_RDONLY)
-            block = self.offset // BLOCK
-            begin = block * BLOCK
-            inside = self.offset - begin
-            checksum = transfer.checksum_of(block)
-            if checksum is None:
-                return os.pread(self._fd, min(size, transfer.written - self.offset), self.offset)
-            data = os.pread(self._fd, BLOCK, begin)
-        except OSError as error:
-            transfer.error = transfer.error or f"its file cannot be read ({error.strerror})"
-            return b""
-        if zlib.crc32(data[: self._block_size(block)]) != checksum:
-            transfer.error = transfer.error or f"its file is damaged between bytes {begin} and {begin + BLOCK}"
-            return b""
-        return data[inside : inside + size]
+        block = self.offset // BLOCK
+        inside = self.offset - block * BLOCK
+        if block != self._block:
+            try:
+                if self._fd < 0:
+                    self._fd = os.open(transfer.path, os.O_RDONLY)
+                checksum = transfer.checksum_of(block)
+                if checksum is None:
+                    return os.pread(self._fd, min(size, transfer.written - self.offset), self.offset)
+                data = os.pread(self._fd, self._block_size(block), block * BLOCK)
+            except OSError as error:
+                transfer.error = transfer.error or f"its file cannot be read ({error.strerror})"
+                return b""
+            if zlib.crc32(data) != checksum:
+                begin = block * BLOCK
+                transfer.error = transfer.error or f"its file is damaged between bytes {begin} and {begin + BLOCK}"
+                return b""
+            self._block, self._data = block, data
+        return self._data[inside : inside + size]
 
     def _block_size(self, block: int) -> int:
         transfer = self._transfer

@@ -24,7 +24,6 @@ class SegmentStore:
     def __init__(self, directory: Path, roll_bytes: int, state: JournalState, segments: list[Segment]) -> None:
         self.directory = directory
         self.segments = segments
-        self.notes: list[str] = []  # what people should hear of, oldest first
         self._roll_bytes = roll_bytes
         self._state = state
         self._file: SegmentWriter | None = None
@@ -134,21 +133,23 @@ class SegmentStore:
         self._close_file()
         while len(self.segments) > 1 and self.segments[-1].first >= offset:
             self._drop_newest()
-        last = self.segments[-1]
-        if last.end > offset:
-            self._file = SegmentWriter.reopen(last)
-            if not self._file.truncate(offset):
-                self.notes.append(f"the chunk at offset {offset} is damaged: the journal begins anew there")
-                self._begin_anew(offset)
+        if not self._cut_newest(offset):
+            self._close_file()
+            while self.segments:
+                self._drop_newest()
+            self._roll(offset, self._state.history.at(offset) or "0" * 40, True)
         self._count()
         self._state.save(self.directory)
 
-    def _begin_anew(self, offset: int) -> None:
-        """Keep nothing; the stream goes on at ``offset``."""
-        self._close_file()
-        while self.segments:
-            self._drop_newest()
-        self._roll(offset, self._state.history.at(offset) or "0" * 40, True)
+    def _cut_newest(self, offset: int) -> bool:
+        """False when the chunk at ``offset`` is damaged: what is before it then goes too, rather than a guess stay."""
+        if not self.segments:
+            return False  # an earlier attempt had come to that, and the disk refused a new segment
+        last = self.segments[-1]
+        if last.end <= offset:
+            return True
+        self._file = SegmentWriter.reopen(last)
+        return self._file.truncate(offset)
 
     def _drop_newest(self) -> None:
         segment = self.segments[-1]
