@@ -104,6 +104,7 @@ class Daemon:
         lock = StateLock(self.config.state_dir)
         lock.acquire()
         http = NodeHttp(self)
+        loading: asyncio.Task[None] | None = None
         tasks: list[asyncio.Task[None]] = []
         try:
             await http.start()
@@ -120,9 +121,10 @@ class Daemon:
         finally:
             self._notifier.stopping()
             await self._leave()
-            for task in tasks:
+            ending = [*tasks, loading] if loading is not None else tasks
+            for task in ending:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*ending, return_exceptions=True)
             await http.close()
             await self.workers.close()
             await self.call(self.coordinator.store.close)

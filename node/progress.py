@@ -33,7 +33,7 @@ def record_of(old: ShardState, status: LinkStatus, *, paused: bool, now: float) 
         lag_seconds=status.lag_seconds,
         lag_bytes=status.lag_bytes,
         full_resyncs=status.full_resyncs,
-        error=status.last_error or base.error,
+        error="" if _healthy(status) else status.last_error or base.error,
         since=base.since if base.state == state and base is old else now,
         updated=now,
     )
@@ -65,6 +65,10 @@ def _phase(status: LinkStatus, paused: bool) -> str:
     return status.state
 
 
+def _healthy(status: LinkStatus) -> bool:
+    return status.state == "streaming" and status.source_connected and status.target_connected
+
+
 def differs(old: ShardState, new: ShardState) -> bool:
     """True when a record is worth writing: anything but times, and lag that merely goes on as it was."""
     return replace(new, updated=old.updated, lag_seconds=old.lag_seconds) != old
@@ -72,7 +76,12 @@ def differs(old: ShardState, new: ShardState) -> bool:
 
 def urgent(old: ShardState, new: ShardState) -> bool:
     """True when the change is to be written at once, not with the next round of positions."""
-    return (new.state, new.run, new.error) != (old.state, old.run, old.error)
+    return _news(new) != _news(old)
+
+
+def _news(state: ShardState) -> tuple[object, ...]:
+    what, _, rest = state.phase.partition(" ")
+    return state.state, state.run, state.error, what, rest.rstrip("%").isdigit() or rest
 
 
 def movable(status: LinkStatus | None) -> bool:

@@ -86,6 +86,7 @@ class Shard:
         self._restart = False
         self._resync = False
         self._restarts = 0
+        self._restart_reason = ""
         self._healthy_since = 0.0
         self._backoff = Backoff(0.5, 30.0)
 
@@ -184,9 +185,14 @@ class Shard:
             self._child = None
 
     def _begin_run(self) -> Known:
-        restarts = self._restarts
-        return self._host.coordinator.leases.begin_run(
-            self.lease, phase="starting", edit=lambda state: replace(state, restarts=restarts)
+        return self._host.coordinator.leases.begin_run(self.lease, phase="starting", edit=self._counted)
+
+    def _counted(self, state: ShardState) -> ShardState:
+        return replace(
+            state,
+            restarts=self._restarts,
+            restart_reason=self._restart_reason,
+            spec_version=self.record.version,
         )
 
     def _made_config(self) -> LinkConfig:
@@ -262,6 +268,7 @@ class Shard:
             await self._fail(end.error)
             return
         self._restarts += 1
+        self._restart_reason = end.error
         delay = self._backoff.next()
         log.warning("%s: %s; starting again in %.1f s (restart %d)", self.id, end.error, delay, self._restarts)
         await self._note(phase=f"starts again in {delay:.0f} s", error=end.error)
@@ -329,11 +336,7 @@ class Shard:
     def _record(self) -> ShardState:
         if self.status is None or self._child is None:
             return self.known.state
-        return replace(
-            record_of(self.known.state, self.status, paused=self._paused, now=time.time()),
-            restarts=self._restarts,
-            spec_version=self.record.version,
-        )
+        return self._counted(record_of(self.known.state, self.status, paused=self._paused, now=time.time()))
 
     def progress(self, *, all_changes: bool) -> Progress | None:
         """What is to be written now, if anything: ``all_changes`` positions too, else only what is urgent."""
@@ -360,7 +363,7 @@ class Shard:
                 if old.ended and state and old.state != state:
                     old = new_run(old, node=self.lease.node, epoch=self.lease.epoch, now=time.time())
                 new = moved(old, state or old.state, now=time.time(), phase=phase, error=error)
-                new = replace(new, restarts=self._restarts)
+                new = self._counted(new)
                 if new.run > self.known.state.run + 1:
                     new = replace(new, run=self.known.state.run + 1)
                 self.known = await host.call(host.coordinator.leases.write_state, self.id, self.known, new)

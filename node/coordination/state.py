@@ -67,6 +67,7 @@ class ShardState:
     full_resyncs: int = 0
     error: str = ""
     restarts: int = 0
+    restart_reason: str = ""  # why the worker was started again the last time
     spec_version: int = 0  # of the task record that the worker runs on
     since: float = 0.0  # when ``state`` was entered
     updated: float = 0.0
@@ -123,6 +124,7 @@ def new_run(old: ShardState, *, node: str, epoch: int, now: float, phase: str = 
         error="",
         lag_seconds=None,
         restarts=old.restarts if node == old.node else 0,
+        restart_reason=old.restart_reason if node == old.node else "",
         since=now,
         updated=now,
     )
