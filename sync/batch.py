@@ -43,6 +43,7 @@ class Batch:
     snapshot: bool = False
     first: bool = False  # snapshot of a first contact
     progress: int = 0  # snapshot: bytes of the RDB applied with it
+    sent: float = 0.0  # when it was submitted, time.monotonic()
 
     def pieces(self) -> Iterator[Piece]:
         """All commands in order, grouped by database."""

@@ -62,6 +62,7 @@ class Refetch:
         self.name = name
         self.keys = keys
         self.fetched: dict[Place, Fetched] = {}
+        self.see_all = False  # somebody else needs every command looked at, too
         self._payloads = payloads
         self._rules: Rules | None = None
         self._plain: dict[bytes, int] = {}
@@ -83,7 +84,7 @@ class Refetch:
         """Put this rule before those of ``rules``; while there are keys every command is looked at."""
         inner = rules.adjust
         self._rules, self._plain = rules, rules.plain
-        self._toggle()
+        self.toggle()
 
         def adjust(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
             if not self.keys:
@@ -92,9 +93,10 @@ class Refetch:
 
         rules.adjust = adjust
 
-    def _toggle(self) -> None:
+    def toggle(self) -> None:
+        """Have every command looked at while it is needed."""
         if self._rules is not None:
-            self._rules.plain = {} if self.keys else self._plain
+            self._rules.plain = {} if self.keys or self.see_all else self._plain
 
     def _adjust(self, inner: Adjust, db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
         written = written_in(db, argv)
@@ -120,7 +122,7 @@ class Refetch:
         if not places:
             return []
         self.keys.update(places)
-        self._toggle()
+        self.toggle()
         members = [to_member(place) for place in places]
         return [(0, [b"SADD", INDEX, self.name]), (0, [b"SADD", self.name, *members])]
 
@@ -135,7 +137,7 @@ class Refetch:
         """Restore one key and take it from the set."""
         db, key = fetched.place
         self.keys.discard(fetched.place)
-        self._toggle()
+        self.toggle()
         del self.fetched[fetched.place]
         commands: list[list[bytes]] = [[b"DEL", key]]
         if fetched.payload is not None:

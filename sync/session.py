@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from canal.capture import Capture
 from canal.errors import CanalError, ReplayError
+from canal.journal.chunk import Chunk
 from canal.journal.reader import StreamReader
 from sync.batch import Batch, Batcher, command_at, without
 from sync.config import LinkConfig
@@ -24,6 +25,7 @@ from sync.tag import Tagger
 from sync.target.connection import Connection
 from sync.target.fence import Fence
 from sync.target.standalone import BatchRefused, Failures, Writer
+from sync.ttl import TtlGuard
 from sync.unit import DeadLetter, Rules, UnitReader
 
 _NEAR_BYTES = 4 << 20
@@ -93,6 +95,7 @@ class Session:
         )
         self._dropped_since = 0.0
         self.refetch: Refetch | None = None
+        self.guard: TtlGuard | None = None
         self._fetching: asyncio.Task[list[Fetched]] | None = None
         self._fetch_not_before = 0.0
 
@@ -115,11 +118,15 @@ class Session:
         self._set_single(rules, batcher, single)
         if self.refetch is not None:
             self.refetch.govern(rules)
+            self.guard = TtlGuard(self.config.source, self.config.target, self.refetch)
+            self.guard.govern(rules)
         reader = capture.reader(offset, wake.set)
         try:
             await self._pump(reader, units, batcher, rules, single, generation, stopping)
         finally:
             reader.close()
+            if self.guard is not None:
+                self.guard.close()
             if self._fetching is not None:
                 self._fetching.cancel()
 
@@ -135,6 +142,8 @@ class Session:
     ) -> None:
         capture, writer, wake = self.capture, self.writer, self.wake
         halt: CanalError | None = None
+        waiting: list[Chunk] = []  # for a look at the keys that they build on; see sync.ttl
+        waiting_bytes = 0
         while capture.generation == generation:
             self._check()
             while writer.room and (batch := batcher.take(units.position, units.db)) is not None:
@@ -144,19 +153,26 @@ class Session:
                 self._set_single(rules, batcher, single)
             if self.refetch:
                 self._refetch(self.refetch, units, batcher)
-            if halt is None and batcher.behind < 4 and not self.paused:
+            if halt is None and batcher.behind < 4 and waiting_bytes < self.config.batch_bytes and not self.paused:
                 chunk = reader.read_nowait()
                 if chunk is not None:
-                    for unit in units.feed(chunk.offset, chunk.data, chunk.received_ms):
-                        numbers = self.troubles.skip.get(unit.end)
-                        halt = halt or self._dead_units(unit.dead, unit.end)
-                        if halt is None:
-                            batcher.add(unit if numbers is None else without(unit, numbers))
-                    self._counters(units)
-                    continue
+                    if waiting or (self.guard is not None and self.guard.late(chunk.received_ms)):
+                        waiting.append(chunk)
+                        waiting_bytes += len(chunk.data)
+                        if waiting_bytes < self.config.batch_bytes:
+                            continue
+                    else:
+                        halt = halt or self._feed(units, batcher, chunk)
+                        continue
             if batcher.empty and writer.idle:
                 if halt is not None:
                     raise halt
+                if waiting:
+                    halt = await self._look_and_feed(units, batcher, waiting)
+                    waiting, waiting_bytes = [], 0
+                    continue
+                if self.guard is not None and self._put_right(self.guard, units, batcher):
+                    continue
                 self._caught_up(units)
                 if stopping() and (self.paused or reader.offset >= capture.journal.end):
                     self._bare(units, force=units.position > self.committed)
@@ -166,9 +182,46 @@ class Session:
             wake.clear()
             await wake.wait()
 
+    def _feed(self, units: UnitReader, batcher: Batcher, chunk: Chunk) -> CanalError | None:
+        """Bytes of the stream → units → batches; what ends the link by policy once all before it is applied."""
+        halt: CanalError | None = None
+        for unit in units.feed(chunk.offset, chunk.data, chunk.received_ms):
+            numbers = self.troubles.skip.get(unit.end)
+            halt = halt or self._dead_units(unit.dead, unit.end)
+            if halt is not None:
+                break
+            batcher.add(unit if numbers is None else without(unit, numbers))
+        self._counters(units)
+        return halt
+
+    async def _look_and_feed(self, units: UnitReader, batcher: Batcher, chunks: list[Chunk]) -> CanalError | None:
+        """A late link looks at the keys first, while nothing is on its way that could change them."""
+        assert self.guard is not None
+        await self.guard.poll()
+        if self.guard.late(chunks[0].received_ms):
+            await self.guard.look(units.peek(b"".join(chunk.data for chunk in chunks)))
+        for chunk in chunks:
+            halt = self._feed(units, batcher, chunk)
+            if halt is not None:
+                return halt
+        return None
+
+    def _put_right(self, guard: TtlGuard, units: UnitReader, batcher: Batcher) -> bool:
+        """All is applied: the deadlines that were held off get their true values."""
+        if not guard.holding:
+            return False
+        commands = guard.corrections()
+        if commands:
+            unit = unit_of(commands, units.position, units.db, self.capture.status.received_ms)
+            unit.noscript = True
+            batcher.add(unit)
+        return bool(commands)
+
     def _refetch(self, refetch: Refetch, units: UnitReader, batcher: Batcher) -> None:
         """Once replay is close to the source, read the keys that wait; restore them when the stream gets there."""
         commands = refetch.due(units.position)
+        if self.guard is not None and self.guard.active:
+            commands = [(at, self.guard.hold(at, argv)) for at, argv in commands]
         if commands:
             batcher.add(unit_of(commands, units.position, units.db, self.capture.status.received_ms))
         task = self._fetching
@@ -279,6 +332,8 @@ class Session:
         status.applied_received_ms = batch.last_received_ms
         if batch.count:
             status.observe_latency(max(0.0, now - batch.received_ms / 1000))
+        if self.guard is not None:
+            self.guard.latency_s = time.monotonic() - batch.sent
         self.note_boundary(batch.end, batch.db)
         self.capture.journal.release(batch.end)
         self.capture.journal.mark(batch.end, batch.db)

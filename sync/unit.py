@@ -10,7 +10,7 @@ sends no SELECT, so the two together are what a checkpoint has to hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -183,6 +183,18 @@ class UnitReader:
             at = base + (error.offset or 0)
             raise ProtocolError(f"the source's stream: {str(error).rsplit(' (at', 1)[0]}", at) from None
         return self._out
+
+    def peek(self, data: bytes) -> Iterator[tuple[int, list[bytes]]]:
+        """(database, command) of what `feed` with these bytes would meet, without taking it."""
+        buf = b"".join((*self._parts, data)) if self._have else data
+        db = self.db if self._tx is None else self._tx.db
+        at = 0
+        while (parsed := parse(buf, at, len(buf))) is not None:
+            argv, at = parsed
+            if argv[0].upper() == b"SELECT" and len(argv) == 2 and argv[1].isdigit():
+                db = int(argv[1])
+            else:
+                yield db, argv
 
     def _consume(self, buf: bytes, base: int) -> int:
         rules = self.rules

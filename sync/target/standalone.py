@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
@@ -145,6 +146,7 @@ class Writer:
     def submit(self, batch: Batch) -> None:
         """Send a batch; only when `room`."""
         self.sent_to = batch.end
+        batch.sent = time.monotonic()
         if self.guarded and not batch.noscript and not batch.solo and self._submit_guarded(batch):
             return
         rendered = render(
