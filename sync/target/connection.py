@@ -7,6 +7,9 @@ sent has to be accounted for. Replies of calls are parsed by hiredis.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import sys
+import termios
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
@@ -85,6 +88,23 @@ class Connection(asyncio.Protocol):
         self._end(error or Unreachable(f"connection to {self.who} {self.endpoint.label} closed"))
         if self.transport is not None:
             self.transport.abort()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes written that the other end's kernel has not taken yet, as far as ours tells."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return 0
+        waiting = transport.get_write_buffer_size()
+        connection = transport.get_extra_info("socket")
+        if connection is None:
+            return waiting
+        queued = bytearray(4)
+        try:
+            fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, queued)
+        except OSError:
+            return waiting
+        return waiting + int.from_bytes(queued, sys.byteorder)
 
     def write(self, data: bytes) -> None:
         """Send bytes; never blocks. ``paused`` tells when the transport holds enough already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from canal.errors import AuthError, CanalError, ReplayError, Unready
@@ -23,8 +24,15 @@ PERMISSION: Final = ("NOAUTH", "NOPERM", "WRONGPASS", "DENIED", "ERR operation n
 """Retried too, once the link has worked: passwords and rules are changed under running links."""
 
 
+_IN_SCRIPT: Final = re.compile(r"ERR Error running script \(.*: -(?P<error>[A-Z].*)", re.DOTALL)
+"""How Redis before 7.0 wraps the error of a command that a script called."""
+
+
 def is_transient(text: str) -> bool:
     """True when the same command may be taken a little later."""
+    wrapped = _IN_SCRIPT.match(text)
+    if wrapped is not None:
+        text = wrapped["error"]
     return text.startswith(TRANSIENT + PERMISSION) or "command not allowed when used memory" in text
 
 

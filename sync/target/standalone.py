@@ -118,6 +118,10 @@ class Writer:
         self._bytes = 0
         self._buffer = bytearray()
         self._searched = 0
+        self._suspect = False  # an error is among the replies that wait
+        self._received = 0  # bytes of replies
+        self._moved = (-1, -1)  # received and unsent bytes when work on its way was last seen to move
+        self._moved_at = 0.0
         self._waiting_multi = False
         nonce = secrets.token_hex(8).encode()
         self._mark = encode([b"ECHO", nonce])
@@ -142,6 +146,16 @@ class Writer:
     def idle(self) -> bool:
         """Nothing on its way."""
         return not self.in_flight and self._ahead is None
+
+    def stuck_for(self, now: float) -> float:
+        """Seconds (of the caller's monotonic clock) in which nothing of what is on its way has moved; 0 when idle.
+
+        Bytes that are still being sent count as moving, so a slow line is not taken for a dead one.
+        """
+        moved = (self._received, self._conn.unsent)
+        if self.idle or moved != self._moved:
+            self._moved, self._moved_at = moved, now
+        return now - self._moved_at
 
     def submit(self, batch: Batch) -> None:
         """Send a batch; only when `room`."""
@@ -231,6 +245,7 @@ class Writer:
     def _data(self, data: bytes) -> None:
         if self.error is not None:
             return
+        self._received += len(data)
         if self._waiting_multi:
             self._buffer += data
             self._multi_reply()
@@ -255,14 +270,19 @@ class Writer:
         buffer = self._buffer
         while self.in_flight and not self.in_flight[0].guarded:
             index = buffer.find(self._mark_reply, self._searched)
+            after = index + len(self._mark_reply)
             if index < 0:
-                self._searched = max(0, len(buffer) - len(self._mark_reply))
-                if len(buffer) > MAX_REPLY:
-                    self._fail(Unreachable(f"target {self._conn.endpoint.label} sends replies without end"))
-                return
+                found = self._without_mark(self.in_flight[0].rendered.replies)
+                if found is None:
+                    self._searched = max(0, len(buffer) - len(self._mark_reply))
+                    if len(buffer) > MAX_REPLY:
+                        self._fail(Unreachable(f"target {self._conn.endpoint.label} sends replies without end"))
+                    return
+                index, after = found
             reply = bytes(memoryview(buffer)[:index])
-            del buffer[: index + len(self._mark_reply)]
+            del buffer[:after]
             self._searched = 0
+            self._suspect = False
             flight = self.in_flight.popleft()
             failures = self._outcome(flight, reply)
             if failures is None:
@@ -271,6 +291,24 @@ class Writer:
             if self.error is None:
                 self._release()
             self._wake()
+
+    def _without_mark(self, count: int) -> tuple[int, int] | None:
+        """Where a transaction's replies end, and the reply to our mark, when the mark itself was refused.
+
+        A target that answers BUSY does so to ECHO too. None while there is no sign of that, or more is to come.
+        """
+        buffer = self._buffer
+        self._suspect = self._suspect or buffer.startswith(b"-") or buffer.find(b"\r\n-", self._searched) >= 0
+        if not self._suspect:
+            return None
+        replies = bytes(buffer)
+        index = 0
+        for _ in range(count + 2):
+            index = skip_reply(replies, index)
+            if index < 0:
+                return None
+        after = skip_reply(replies, index)
+        return None if after < 0 else (index, after)
 
     def _outcome(self, flight: _Flight, reply: bytes) -> Failures | None:
         """The failed commands of a committed transaction; None when it was not committed (the error is set)."""
@@ -327,8 +365,7 @@ class Writer:
                 if isinstance(reply, hiredis.ReplyError) or not isinstance(reply, list):
                     text = str(reply)
                     # the script's first write is the tag: an error reply means that nothing was applied
-                    lasting = text.startswith("NOPERM") or not is_transient(text)
-                    self._fail(Unready(f"target refused a batch: {text}") if not lasting else self._verdict(text))
+                    self._fail(self._verdict(text))
                     return
                 flight = self.in_flight.popleft()
                 self._bytes -= flight.size
@@ -345,7 +382,28 @@ class Writer:
     def _verdict(self, text: str) -> CanalError:
         if text.startswith("MOVED_ON"):
             return Unready(f"target: {text}: another writer was there, starting again from the checkpoint")
+        if is_transient(text):
+            return Unready(f"target refused a batch: {text}")
         return classify(text, "applying a batch by script")
+
+
+def skip_reply(buf: bytes, at: int) -> int:
+    """The index after the RESP2 reply at ``at``; -1 when it is not complete."""
+    left = 1
+    while left:
+        line = buf.find(b"\r\n", at)
+        if line < 0:
+            return -1
+        kind, after = buf[at], line + 2
+        left -= 1
+        if kind in b"$*":
+            size = int(buf[at + 1 : line])
+            if kind == 42:  # '*'
+                left += max(0, size)
+            elif size >= 0:
+                after += size + 2
+        at = after
+    return at if at <= len(buf) else -1
 
 
 def _text(error: Any) -> str:
