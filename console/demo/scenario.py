@@ -128,6 +128,7 @@ class Demo:
         first, second = (parse_url(side.server.url) for side in self._sides)
         report = await compare(first, second, Options(rounds=ROUNDS, pause_s=0.5))
         await self._show()
+        self._screen.close()  # so that the verdict is the last thing to be seen
         for line in verdict(report, self._sides, sum(writer.written for writer in self._writers)):
             self._screen.say(line)
         return report.equal and report.keys > 0

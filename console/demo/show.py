@@ -50,11 +50,14 @@ class Picture:
 class Screen(Protocol):
     """Shows pictures and lines."""
 
-    def show(self, picture: Picture) -> None: ...
+    def show(self, picture: Picture) -> None:
+        """Show this moment."""
 
-    def say(self, line: str) -> None: ...
+    def say(self, line: str) -> None:
+        """Print a line that stays: above the live area, or below it once that is closed."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the live area, leaving its last picture. Harmless when it has ended."""
 
 
 def open_screen(stream: TextIO | None = None) -> Screen:

@@ -65,7 +65,10 @@ def test_the_screen_follows_the_stream() -> None:
     live.show(picture())
     live.say("[a line]")
     live.close()
+    live.close()
+    live.say("the verdict")
     assert "[a line]" in terminal.getvalue()
+    assert terminal.getvalue().endswith("the verdict\n")
 
 
 def sides() -> list[Side]:
