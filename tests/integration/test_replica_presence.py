@@ -150,25 +150,23 @@ async def test_sentinel_finds_nothing_it_could_promote(redis_server: StartServer
         f"port {port.number}\nbind 127.0.0.1\ndir {server.directory}\n"
         f"sentinel monitor m 127.0.0.1 {server.port} 1\nsentinel down-after-milliseconds m 500\n"
     )
-    process = spawn([server.binary, config, "--sentinel"], stdout=subprocess.DEVNULL)
     sentinel = redis.Redis(port=port.number, decode_responses=True, protocol=2)
-    try:
-        async with follow(server) as following:
-            await following.in_step(server)
+
+    def listed() -> list[str]:
+        entries = sentinel.execute_command("SENTINEL", "REPLICAS", "m")
+        found = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in entries]
+        return [f"{entry['ip']}:{entry['port']} {entry['flags']}" for entry in found]
+
+    async with follow(server) as following:
+        await following.in_step(server)  # before Sentinel looks: it does so every ten seconds only
+        process = spawn([server.binary, config, "--sentinel"], stdout=subprocess.DEVNULL)
+        try:
             await eventually(lambda: answers(sentinel))
-
-            def listed() -> list[str]:
-                found = [
-                    dict(zip(entry[::2], entry[1::2], strict=True))
-                    for entry in sentinel.execute_command("SENTINEL", "REPLICAS", "m")
-                ]
-                return [f"{entry['ip']}:{entry['port']} {entry['flags']}" for entry in found]
-
             await eventually(lambda: listed() == ["127.0.0.1:0 s_down,slave,disconnected"])
-    finally:
-        sentinel.close()
-        end(process)
-        port.release()
+        finally:
+            sentinel.close()
+            end(process)
+            port.release()
 
 
 def answers(client: redis.Redis) -> bool:
