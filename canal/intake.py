@@ -61,7 +61,10 @@ class ReplicaSink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """``connect_s``: for connecting, and for each reply up to PSYNC. ``timeout_s``: longest silence of the source."""
+    """``connect_s``: for connecting, and for each reply up to PSYNC. ``timeout_s``: longest silence of the source.
+
+    An idle source is heard every ``repl-ping-replica-period`` seconds (10 by default); ``timeout_s`` must be longer.
+    """
 
     connect_s: float = 10.0
     timeout_s: float = 60.0
