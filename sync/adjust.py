@@ -6,12 +6,13 @@ from canal.commands import COMMANDS, Flag, ServerKind
 from sync.config import LinkConfig
 from sync.restore import target_of
 from sync.rewrite import Payloads, Rewriter
+from sync.transform import Transform, compose
 from sync.unit import Adjusted, Dropped, Impossible, Rules
 
 _NOSCRIPT = frozenset(info.name for info in COMMANDS if info.flags & Flag.NOSCRIPT)
 
 
-def make_rules(config: LinkConfig, source: ServerKind | None, target: ServerKind) -> Rules:
+def make_rules(config: LinkConfig, source: ServerKind | None, target: ServerKind, transform: Transform) -> Rules:
     """The rules of a link between servers of these kinds; ``source`` None: not known, anything may come."""
     rewriter = Rewriter(source, target, restore=Payloads(target_of(target)))
 
@@ -24,8 +25,8 @@ def make_rules(config: LinkConfig, source: ServerKind | None, target: ServerKind
     return Rules(
         source_dc=config.source_dc,
         drop=frozenset({config.target_dc, *config.direct}),
-        plain=rewriter.plain(),
-        adjust=adjust,
+        plain=rewriter.plain() if transform.identity else {},
+        adjust=adjust if transform.identity else compose(transform, rewriter),
         noscript=_NOSCRIPT,
         flush="stop" if config.two_way else "replay",
         max_commands=config.batch_commands,

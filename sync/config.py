@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from canal.endpoint import Endpoint
+from sync.placing import TransformOptions
 
 StaleKeys = Literal["delete", "keep"]
 OnError = Literal["stop", "continue"]
@@ -62,5 +63,6 @@ class LinkConfig:
     writer: WriterMode = "auto"
     snapshot: SnapshotOptions = field(default_factory=SnapshotOptions)
     journal: JournalOptions = field(default_factory=JournalOptions)
+    transform: TransformOptions = field(default_factory=TransformOptions)
     batch_bytes: int = 256 * 1024
     batch_commands: int = 1000

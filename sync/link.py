@@ -28,7 +28,7 @@ from sync.deadletter import DeadLetters
 from sync.failover import Fork, Unknowable, written_beyond
 from sync.linkstate import LinkState
 from sync.preflight import kind, refuse_cluster, refuse_same, refuse_strangers, source_info
-from sync.refetch import Refetch, from_member, refetch_key, unit_of
+from sync.refetch import Place, Refetch, from_member, refetch_key, unit_of
 from sync.restore import target_of
 from sync.rewrite import Payloads
 from sync.session import Session, Troubles
@@ -38,6 +38,8 @@ from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.target.connection import Connection, connect
 from sync.target.fence import Fence, Fenced, ServerInfo, fence, read_checkpoint, refuse_duplicate, server_info
 from sync.target.standalone import GUARD, BatchRefused
+from sync.transform import Transform
+from sync.unit import Dropped
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Link:
         self._source_kind: ServerKind | None = None
         self._backlog = 1 << 20
         self._checked_servers = False
+        self._transform = Transform(config.transform, self.status.filtered)
         self._boundaries: deque[tuple[int, int]] = deque(maxlen=16384)  # (offset, db) of commits, sparsely
         self._members: list[bytes] = []
         self._found_at = 0  # newest position found in the target's checkpoint
@@ -442,7 +445,7 @@ class Link:
             status.state = "snapshot"
             resumes = checkpoint.snapshot and checkpoint.position == position
             first = checkpoint.first if checkpoint.snapshot else checkpoint.position is None
-            await SnapshotRun(session, checkpoint.progress if resumes else 0, first, target).run()
+            await SnapshotRun(session, checkpoint.progress if resumes else 0, first, target, self._transform).run()
             if capture.generation != generation:
                 return False
             offset, db = position.offset, 0
@@ -452,7 +455,7 @@ class Link:
         status.applied_offset = offset
         session.note_boundary(offset, db)
         await self._mind_refetch(session, fork, target)
-        rules = make_rules(config, self._source_kind, target)
+        rules = make_rules(config, self._source_kind, target, self._transform)
         await session.stream(rules, offset, db, self._drained)
         return self._stopping
 
@@ -469,7 +472,7 @@ class Link:
         """Take up the keys that wait to be fetched, those of a fork too, whose checkpoint goes back with them."""
         name = refetch_key(self.config.task, self.config.shard)
         keys = {from_member(member) for member in self._members}
-        refetch = session.refetch = Refetch(name, keys, Payloads(target_of(target)))
+        refetch = session.refetch = Refetch(name, keys, Payloads(target_of(target)), self._at_target)
         if fork is None:
             return
         if fork.position.offset < session.committed and fork.position.replid == session.last_replid:
@@ -480,6 +483,10 @@ class Link:
             await session.drain()
             self._found_at = fork.position.offset
         Fork.forget(self.config.state_dir)
+
+    def _at_target(self, place: Place) -> Place | None:
+        placed = self._transform.key(*place)
+        return None if isinstance(placed, Dropped) else placed
 
     _asked_always = False
 

@@ -13,6 +13,7 @@ doubled.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,15 +56,25 @@ class Fetched:
     deadline_ms: int  # 0: none
 
 
+AtTarget = Callable[[Place], Place | None]
+"""Where a key of the source stands at the target; None: nowhere."""
+
+
+def same_place(place: Place) -> Place:
+    """The mapping of a link without filters and rewrites."""
+    return place
+
+
 class Refetch:
     """The keys of one session. ``name``: the reserved set. ``payloads`` turns source payloads into the target's."""
 
-    def __init__(self, name: bytes, keys: set[Place], payloads: Payloads) -> None:
+    def __init__(self, name: bytes, keys: set[Place], payloads: Payloads, at_target: AtTarget = same_place) -> None:
         self.name = name
         self.keys = keys
         self.fetched: dict[Place, Fetched] = {}
         self.see_all = False  # somebody else needs every command looked at, too
         self._payloads = payloads
+        self.at_target = at_target
         self._rules: Rules | None = None
         self._plain: dict[bytes, int] = {}
 
@@ -135,10 +146,14 @@ class Refetch:
 
     def _landing(self, fetched: Fetched) -> list[tuple[int, list[bytes]]]:
         """Restore one key and take it from the set."""
-        db, key = fetched.place
         self.keys.discard(fetched.place)
         self.toggle()
         del self.fetched[fetched.place]
+        done = (0, [b"SREM", self.name, to_member(fetched.place)])
+        place = self.at_target(fetched.place)
+        if place is None:  # the filters leave it out by now
+            return [done]
+        db, key = place
         commands: list[list[bytes]] = [[b"DEL", key]]
         if fetched.payload is not None:
             made = self._payloads(key, fetched.payload)
@@ -148,7 +163,7 @@ class Refetch:
                 commands += made
             if fetched.deadline_ms:
                 commands.append([b"PEXPIREAT", key, b"%d" % fetched.deadline_ms])
-        return [*((db, argv) for argv in commands), (0, [b"SREM", self.name, to_member(fetched.place)])]
+        return [*((db, argv) for argv in commands), done]
 
 
 def unit_of(commands: list[tuple[int, list[bytes]]], end: int, db: int, received_ms: int) -> Unit:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import hiredis
@@ -19,14 +20,16 @@ from canal.rdb.dump import dump_payload
 from canal.rdb.events import End, Event, Function, Header, Key, KeyEnd, KeyStart, ResizeDb, ValuePart
 from canal.rdb.reader import RdbReader
 from canal.rdb.target import NotLoadable, Target
+from canal.rdb.types import type_name
 from canal.resp import encode
 from sync.batch import Batch, without
 from sync.keyset import KeySet
 from sync.restore import Restorer, Step, target_of, temporary_key
-from sync.sweep import Sweep, itself
+from sync.sweep import Sweep
 from sync.tag import is_reserved
 from sync.target.connection import connect
-from sync.unit import Piece, Unit
+from sync.transform import Transform
+from sync.unit import Dropped, Impossible, Piece, Unit
 
 if TYPE_CHECKING:
     from sync.session import Session
@@ -86,7 +89,7 @@ class _Builder:
 class SnapshotRun:
     """One application of the capture's spool, from the RDB offset ``progress`` on."""
 
-    def __init__(self, session: Session, progress: int, first: bool, target: ServerKind) -> None:
+    def __init__(self, session: Session, progress: int, first: bool, target: ServerKind, transform: Transform) -> None:
         config = session.config
         position = session.capture.spool.position
         assert position is not None
@@ -97,6 +100,7 @@ class SnapshotRun:
         self._mirror = not config.two_way and config.snapshot.stale_keys != "keep"
         self._sweeps = not config.two_way
         self._keys = KeySet()
+        self._transform = transform
         self._target = target_of(target)
         self._restorer = Restorer(
             self._target,
@@ -164,12 +168,25 @@ class SnapshotRun:
 
     async def _event(self, event: Event) -> None:
         try:
-            for step in self._steps(event):
+            for step in map(self._hooked, self._steps(event)):
                 batch = self._builder.add(step)
                 if batch is not None:
                     await self._submit(batch)
         except NotLoadable as error:
             self._impossible(event, error)
+
+    def _hooked(self, step: Step) -> Step:
+        """The commands as the user's hook wants them; of one database, as a step is."""
+        if self._transform.identity or step.noscript:
+            return step
+        result = self._transform.hooked([(step.db, argv) for argv in step.commands])
+        if isinstance(result, Impossible):
+            raise NotLoadable(result.reason)
+        if isinstance(result, Dropped):
+            self.session.status.filtered(result.reason)
+            return replace(step, commands=[])
+        db = result[0][0]
+        return replace(step, db=db, commands=[argv for at, argv in result if at == db])
 
     def _steps(self, event: Event) -> Iterable[Step]:
         """What one event of the RDB means for the target."""
@@ -186,18 +203,27 @@ class SnapshotRun:
     def _key(self, key: Key) -> Iterable[Step]:
         if is_reserved(key.key):
             return ()
+        placed = self._transform.key(key.db, key.key, type_name(key.type))
+        if isinstance(placed, Dropped):
+            self.session.status.filtered(placed.reason)
+            return ()
         if self._sweeps:
             self._keys.add(key.db, key.key)
         if key.end <= self.progress:
             self._restorer.status.keys_done += 1
             return ()
+        key.db, key.key = placed
         return self._restorer.key(key)
 
     def _part(self, event: KeyStart | ValuePart | KeyEnd) -> Iterator[Step]:
         if isinstance(event, KeyStart):
-            self._passed_over = event.offset < self.progress or is_reserved(event.key)
-            if self._sweeps and not is_reserved(event.key):
+            placed = self._transform.key(event.db, event.key, type_name(event.type))
+            left_out = is_reserved(event.key) or isinstance(placed, Dropped)
+            self._passed_over = event.offset < self.progress or left_out
+            if self._sweeps and not left_out:
                 self._keys.add(event.db, event.key)
+            if not isinstance(placed, Dropped):
+                event = replace(event, db=placed[0], key=placed[1])
         if not self._passed_over:
             yield from self._restorer.big(event)
 
@@ -225,7 +251,9 @@ class SnapshotRun:
     async def _sweep(self) -> None:
         """Remove what the snapshot did not have; at first contact that was asked for, later it is guarded."""
         confirmed = self.first or self.session.config.snapshot.confirmed
-        sweep = Sweep(self.session, self._keys, self.position.offset, self._builder.mark().progress, self.first, itself)
+        sweep = Sweep(
+            self.session, self._keys, self.position.offset, self._builder.mark().progress, self.first, self._transform
+        )
         await sweep.run(delete=self._mirror, guarded=not confirmed)
 
 

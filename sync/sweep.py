@@ -8,7 +8,7 @@ touched: others belong to other tasks into the same target.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
 from canal.errors import Refused
@@ -18,6 +18,7 @@ from sync.keyset import KeySet
 from sync.tag import is_reserved
 from sync.target.connection import Connection, connect
 from sync.target.fence import parse_info
+from sync.transform import Transform
 from sync.unit import Piece, Unit
 
 if TYPE_CHECKING:
@@ -30,25 +31,19 @@ _REMEMBERED: Final = 100_000
 """Stale keys up to this many are remembered between counting and removing; more are looked for again."""
 _FIFTH: Final = 5
 
-Invert = Callable[[int, bytes], tuple[int, bytes] | None]
-"""(database, key) at the target → at the source, or None when it is not this link's."""
-
-
-def itself(db: int, key: bytes) -> tuple[int, bytes] | None:
-    """The mapping of a link without filters and rewrites."""
-    return db, key
-
 
 class Sweep:
     """One sweep. ``position`` and ``progress`` are the snapshot's, for the tags of its batches."""
 
-    def __init__(self, session: Session, keys: KeySet, offset: int, progress: int, first: bool, invert: Invert) -> None:
+    def __init__(
+        self, session: Session, keys: KeySet, offset: int, progress: int, first: bool, transform: Transform
+    ) -> None:
         self._session = session
         self._keys = keys
         self._offset = offset
         self._progress = progress
         self._first = first
-        self._invert = invert
+        self._transform = transform
 
     async def run(self, *, delete: bool, guarded: bool) -> None:
         """Count what is stale, then remove it or leave it. ``guarded``: raise Refused rather than remove too much."""
@@ -89,9 +84,9 @@ class Sweep:
         """(stale keys, keys of this link, the first stale ones)."""
         stale = ours = 0
         remembered: list[tuple[int, bytes]] = []
-        async for db, names in self._scan(conn):
-            for name in names:
-                at_source = self._invert(db, name)
+        async for db, names, kinds in self._scan(conn):
+            for name, kind in zip(names, kinds, strict=True):
+                at_source = self._transform.invert(db, name, kind)
                 if at_source is None or is_reserved(name):
                     continue
                 ours += 1
@@ -102,16 +97,16 @@ class Sweep:
         return stale, ours, remembered
 
     async def _stale(self, conn: Connection) -> AsyncIterator[tuple[int, list[bytes]]]:
-        async for db, names in self._scan(conn):
+        async for db, names, kinds in self._scan(conn):
             found = []
-            for name in names:
-                at_source = self._invert(db, name)
+            for name, kind in zip(names, kinds, strict=True):
+                at_source = self._transform.invert(db, name, kind)
                 if at_source is not None and not is_reserved(name) and at_source not in self._keys:
                     found.append(name)
             yield db, found
 
-    async def _scan(self, conn: Connection) -> AsyncIterator[tuple[int, list[bytes]]]:
-        """All keys of all databases, some more than once."""
+    async def _scan(self, conn: Connection) -> AsyncIterator[tuple[int, list[bytes], list[str]]]:
+        """(database, keys, their types where filters ask for them, else empty); some keys come more than once."""
         info = parse_info(await conn.call(b"INFO", b"keyspace"))
         for name in info:
             if not name.startswith("db") or not name[2:].isdigit():
@@ -121,7 +116,10 @@ class Sweep:
             cursor = b"0"
             while True:
                 cursor, names = await conn.call(b"SCAN", cursor, b"COUNT", b"%d" % _SCAN_COUNT)
-                yield db, names
+                kinds = [""] * len(names)
+                if self._transform.needs_type and names:
+                    kinds = [_word(kind) for kind in await conn.calls([[b"TYPE", name] for name in names])]
+                yield db, names, kinds
                 if cursor == b"0":
                     break
 
@@ -136,3 +134,7 @@ class Sweep:
             batch.snapshot, batch.first, batch.progress = True, self._first, self._progress
             await self._session.submit(batch)
             self._session.status.snapshot.stale_deleted += len(units)
+
+
+def _word(reply: object) -> str:
+    return reply.decode() if isinstance(reply, bytes) else str(reply)

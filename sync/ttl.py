@@ -73,7 +73,7 @@ class TtlGuard:
         self._target = target
         self._refetch = refetch
         self._look = Look()
-        self._held: dict[Place, tuple[int, int]] = {}  # place -> (true deadline, held one), unix ms
+        self._held: dict[Place, tuple[int, int]] = {}  # place at the target -> (true deadline, held one), unix ms
         self._sides: list[Connection] = []
         self._polled = 0.0
         self._rules: Rules | None = None
@@ -130,7 +130,7 @@ class TtlGuard:
             for _, key in needed_keys(argv):
                 if not is_reserved(key):
                     places[(db, key)] = None
-        wanted = [place for place in places if place not in self._refetch.keys and place not in self._held]
+        wanted = [place for place in places if place not in self._refetch.keys]
         if not wanted:
             return
         try:
@@ -138,7 +138,10 @@ class TtlGuard:
             margin = int((_MARGIN_S + 4 * self.latency_s) * 1000)
             now = time.time_ns() // 1_000_000
             missing = []
-            for place, left in zip(wanted, await _lives(target, wanted), strict=True):
+            stand = [self._refetch.at_target(place) for place in wanted]
+            wanted = [place for place, at in zip(wanted, stand, strict=True) if at is not None]
+            at_target = [at for at in stand if at is not None]
+            for place, left in zip(wanted, await _lives(target, at_target), strict=True):
                 if left == -2:
                     missing.append(place)
                 elif 0 <= left < margin:
@@ -166,9 +169,11 @@ class TtlGuard:
             elif place in look.near:
                 true = look.near.pop(place)
                 held = self._later()
-                self._held[place] = (true, held)
-                self.held_off += 1
-                out.append((db, [b"PEXPIREAT", key, b"%d" % held]))
+                at = self._refetch.at_target(place)
+                if at is not None:
+                    self._held[at] = (true, held)
+                    self.held_off += 1
+                    out.append((at[0], [b"PEXPIREAT", at[1], b"%d" % held]))
         return out
 
     def _later(self) -> int:
