@@ -32,12 +32,6 @@ def dump_payload(type: int, value: bytes, version: int, meta: bytes = b"") -> by
     return body + crc64(body).to_bytes(8, "little")
 
 
-def function_payload(libraries: list[bytes], version: int) -> bytes:
-    """The payload of a FUNCTION RESTORE: each library (its code as an RDB string) under opcode 245."""
-    body = b"".join(b"\xf5" + library for library in libraries) + version.to_bytes(2, "little")
-    return body + crc64(body).to_bytes(8, "little")
-
-
 @dataclass(frozen=True, slots=True)
 class Payload:
     """A payload taken apart: ``value`` without the type byte; ``meta`` as in Key."""

@@ -1,16 +1,15 @@
-"""RESTORE of one server's payloads on another, as the stream carries them."""
+"""DUMP payloads of one server on another, by what canal.rdb.target and sync.rewrite.payloads make of them."""
 
 from __future__ import annotations
 
 import pytest
 
-from canal.rdb.restore import adapt_function_restore, adapt_restore
 from canal.rdb.target import Target, probe_payload
+from sync.rewrite.payloads import Payloads
 from tests.conftest import StartServer
 from tests.support.compare import assert_equal
 from tests.support.dataset import fill
 from tests.support.rdb_apply import target_of
-from tests.support.servers import Server
 from tests.support.wire import Wire
 
 pytestmark = pytest.mark.servers
@@ -40,29 +39,22 @@ def test_every_payload_arrives(redis_server: StartServer, version: str, to: str)
     where = target_of(target)
 
     with Wire(source) as origin, Wire(target) as copy:
-        for argv in _restores(source, origin):
-            for command in adapt_restore(argv, where):
+        payloads = Payloads(where)
+        for key in origin.ask("KEYS", "*"):
+            payload, left = origin.ask("DUMP", key), origin.ask("PTTL", key)
+            loadable = payloads(key, payload)
+            made = [[b"RESTORE", key, b"0", loadable]] if isinstance(loadable, bytes) else loadable
+            assert made is not None
+            for command in [*made, *([[b"PEXPIRE", key, b"%d" % left]] if left > 0 else [])]:
                 copy.ask(*command)
         if source.at_least((7, 0)) and target.at_least((7, 0)):
-            payload = origin.ask("FUNCTION", "DUMP")
-            copy.ask(*adapt_function_restore([b"FUNCTION", b"RESTORE", payload, b"FLUSH"], where))
+            functions = payloads(b"", origin.ask("FUNCTION", "DUMP"))
+            loads = [[b"FUNCTION", b"RESTORE", functions]] if isinstance(functions, bytes) else functions
+            assert loads is not None
+            for command in loads:
+                copy.ask(*command)
 
     assert_equal(source, target, ttl_tolerance_ms=2000)
-
-
-def _restores(source: Server, origin: Wire) -> list[list[bytes]]:
-    """As a source writes them: with a relative life before 7.0, absolute since."""
-    argvs = []
-    keys = origin.ask("KEYS", "*")
-    for key in keys:
-        payload, left = origin.ask("DUMP", key), origin.ask("PTTL", key)
-        if left < 0:
-            argvs.append([b"RESTORE", key, b"0", payload])
-        elif source.at_least((7, 0)):
-            argvs.append([b"RESTORE", key, b"%d" % origin.ask("PEXPIRETIME", key), payload, b"ABSTTL", b"REPLACE"])
-        else:
-            argvs.append([b"RESTORE", key, b"%d" % left, payload, b"REPLACE", b"IDLETIME", b"9"])
-    return argvs
 
 
 def test_the_table_of_versions_agrees_with_the_servers(redis_server: StartServer, server_version: str) -> None:

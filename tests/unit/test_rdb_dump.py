@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from canal.errors import RdbError
-from canal.rdb.dump import crc64, decode_string, dump_payload, function_payload, payload_version, split_payload
+from canal.rdb.dump import crc64, decode_string, dump_payload, payload_version, split_payload
 
 # What Redis 7.0 answers to DUMP after SET k 10 (observed).
 TEN = b"\x00\xc0\n\n\x00n\x9fWE\x0e\xaec\xbb"
@@ -55,12 +55,6 @@ def test_module_metadata_cut_short(meta: bytes) -> None:
     body = meta + b"\x0a\x00"
     with pytest.raises(RdbError, match="module metadata"):
         split_payload(body + crc64(body).to_bytes(8, "little"))
-
-
-def test_function_payloads() -> None:
-    payload = function_payload([b"\x03abc"], 11)
-    assert payload[:5] == b"\xf5\x03abc"
-    assert payload_version(payload) == 11
 
 
 @pytest.mark.parametrize(
