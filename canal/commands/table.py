@@ -203,6 +203,57 @@ MULTI            -       -           control,noscript    1.2   =
 EXEC             -       -           control,noscript    1.2   =
 """
 
+# Commands of the widespread modules (part of Redis 8 itself), from their documentation: without their keys nothing that
+# holds JSON, filters, sketches or time series could be filtered. Whether a server has them its version does not tell.
+_MODULE_ROWS: Final = """
+JSON.SET         module  U1          idem                4.0   =
+JSON.MSET        module  U1../3      idem                4.0   =
+JSON.MERGE       module  U1          idem                4.0   =
+JSON.DEL         module  U1          -                   4.0   =
+JSON.FORGET      module  U1          -                   4.0   =
+JSON.CLEAR       module  U1          idem                4.0   =
+JSON.ARRAPPEND   module  U1          -                   4.0   =
+JSON.ARRINSERT   module  U1          -                   4.0   =
+JSON.ARRPOP      module  U1          -                   4.0   =
+JSON.ARRTRIM     module  U1          -                   4.0   =
+JSON.NUMINCRBY   module  U1          -                   4.0   =
+JSON.NUMMULTBY   module  U1          -                   4.0   =
+JSON.STRAPPEND   module  U1          -                   4.0   =
+JSON.TOGGLE      module  U1          -                   4.0   =
+BF.RESERVE       module  U1          -                   4.0   =
+BF.ADD           module  U1          idem                4.0   =
+BF.MADD          module  U1          idem                4.0   =
+BF.INSERT        module  U1          idem                4.0   =
+BF.LOADCHUNK     module  U1          -                   4.0   =
+CF.RESERVE       module  U1          -                   4.0   =
+CF.ADD           module  U1          -                   4.0   =
+CF.ADDNX         module  U1          idem                4.0   =
+CF.INSERT        module  U1          -                   4.0   =
+CF.INSERTNX      module  U1          idem                4.0   =
+CF.DEL           module  U1          -                   4.0   =
+CF.LOADCHUNK     module  U1          -                   4.0   =
+CMS.INITBYDIM    module  U1          -                   4.0   =
+CMS.INITBYPROB   module  U1          -                   4.0   =
+CMS.INCRBY       module  U1          -                   4.0   =
+CMS.MERGE        module  U1,R#2      -                   4.0   =
+TOPK.RESERVE     module  U1          -                   4.0   =
+TOPK.ADD         module  U1          -                   4.0   =
+TOPK.INCRBY      module  U1          -                   4.0   =
+TDIGEST.CREATE   module  U1          -                   4.0   =
+TDIGEST.ADD      module  U1          -                   4.0   =
+TDIGEST.RESET    module  U1          idem                4.0   =
+TDIGEST.MERGE    module  U1,R#2      -                   4.0   =
+TS.CREATE        module  U1          -                   4.0   =
+TS.ALTER         module  U1          idem                4.0   =
+TS.ADD           module  U1          -                   4.0   =
+TS.MADD          module  U1../3      -                   4.0   =
+TS.INCRBY        module  U1          -                   4.0   =
+TS.DECRBY        module  U1          -                   4.0   =
+TS.DEL           module  U1          idem                4.0   =
+TS.CREATERULE    module  U1,U2       -                   4.0   =
+TS.DELETERULE    module  U1,U2       -                   4.0   =
+"""
+
 _FLAGS: Final[dict[str, Flag]] = {
     "-": Flag.NONE,
     "idem": Flag.IDEMPOTENT,
@@ -244,7 +295,7 @@ def _row(line: str) -> CommandInfo:
     )
 
 
-COMMANDS: Final[tuple[CommandInfo, ...]] = tuple(_row(line) for line in _ROWS.strip().splitlines())
+COMMANDS: Final[tuple[CommandInfo, ...]] = tuple(_row(line) for line in (_ROWS + _MODULE_ROWS).split("\n") if line)
 
 _BY_NAME: Final[dict[bytes, CommandInfo]] = {
     spelling: info for info in COMMANDS for spelling in (info.name, info.name.lower())

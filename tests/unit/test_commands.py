@@ -85,6 +85,9 @@ CASES = [
     ("FUNCTION LOAD x", "", "", ""),
     ("PUBLISH ch m", "", "", ""),
     ("PFDEBUG GETREG a", "a", "", "a"),
+    ("JSON.MSET a $ 1 b $ 2", "a b", "", "a b"),
+    ("TS.MADD a 1 2 b 1 2", "a b", "", "a b"),
+    ("CMS.MERGE d 2 a b WEIGHTS 1 2", "d", "a b", "d a b"),
     ("VADD v VALUES 1 0.5 e", "v", "", "v"),
 ]
 

@@ -6,7 +6,7 @@ import pytest
 
 from canal.commands import COMMANDS, PLAIN, ServerKind, all_keys
 from canal.errors import ReplayError
-from canal.rdb.dump import decode_string, dump_payload, function_payload, split_payload
+from canal.rdb.dump import decode_string, dump_payload, split_payload
 from canal.rdb.target import Target
 from sync.rewrite import REASONS, Dropped, Impossible, Payloads, Rewriter, plain_for
 from sync.rewrite.payloads import function_loads
@@ -346,7 +346,7 @@ def test_without_a_converter_payloads_pass_to_the_same_flavor_and_no_older_versi
 
 
 def test_functions_of_a_newer_version_are_loaded_one_by_one() -> None:
-    payload = function_payload([b"\x05code1", b"\x05code2"], 80)
+    payload = b"\xf5\x05code1\xf5\x05code2" + (80).to_bytes(2, "little") + bytes(8)  # CRC 0: not computed
     rewriter = payload_rewriter("valkey-9.1", "8.2")
     loads = [[b"FUNCTION", b"LOAD", b"REPLACE", b"code1"], [b"FUNCTION", b"LOAD", b"REPLACE", b"code2"]]
     assert rewriter.command([b"FUNCTION", b"RESTORE", payload], NOW) == loads
