@@ -90,17 +90,18 @@ class Batcher:
             batch.solo = True
             self._close()
 
-    def take(self, position: int, db: int) -> Batch | None:
+    def take(self, position: int = -1, db: int = 0) -> Batch | None:
         """The next batch, the open one too; None when there is nothing.
 
-        ``position`` and ``db`` are the reader's: the last batch moves the checkpoint over what was consumed after it.
+        ``position`` and ``db`` are the reader's: the last batch moves the checkpoint over what was consumed after it
+        (not when ``position`` is left out).
         """
         if not self.closed:
             self._close()
             if not self.closed:
                 return None
         batch = self.closed.popleft()
-        if not self.closed and self._open is None:
+        if position >= 0 and not self.closed and self._open is None:
             batch.end, batch.db = position, db
         return batch
 

@@ -11,13 +11,14 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 
 from canal.backoff import Backoff
 from canal.capture import Capture, CaptureOptions
 from canal.commands import ServerKind
 from canal.endpoint import Endpoint
-from canal.errors import AuthError, CanalError, PeerError, Unreachable, Unready
+from canal.errors import AuthError, CanalError, PeerError, ProtocolError, RdbError, Unreachable, Unready
 from canal.journal.chunk import JournalDamaged, SpoolAborted
 from canal.journal.lock import StateLock
 from canal.position import Position
@@ -27,11 +28,11 @@ from sync.config import LinkConfig
 from sync.deadletter import DeadLetters
 from sync.failover import Fork, Unknowable, written_beyond
 from sync.linkstate import LinkState
-from sync.preflight import kind, refuse_cluster, refuse_same, refuse_strangers, source_info
+from sync.preflight import kind, refuse_cluster, refuse_same, refuse_same_stream, refuse_strangers, source_info
 from sync.refetch import Place, Refetch, from_member, refetch_key, unit_of
 from sync.restore import target_of
 from sync.rewrite import Payloads
-from sync.session import Session, Troubles
+from sync.session import Session, Superseded, Troubles
 from sync.snapshot import SnapshotRun
 from sync.status import LinkStatus
 from sync.tag import Checkpoint, Tagger, checkpoint_key
@@ -65,6 +66,8 @@ class Link:
         self._source_kind: ServerKind | None = None
         self._backlog = 1 << 20
         self._checked_servers = False
+        self._stop_asked = asyncio.Event()
+        self._leave: Callable[[], None] | None = None  # stops reading from the source
         self._transform = Transform(config.transform, self.status.filtered)
         self._boundaries: deque[tuple[int, int]] = deque(maxlen=16384)  # (offset, db) of commits, sparsely
         self._members: list[bytes] = []
@@ -94,10 +97,13 @@ class Link:
         """Leave the source, apply what has been received, commit; `run` returns within about ``deadline_s``."""
         if self._stop_by is None:
             self._stop_by = time.monotonic() + deadline_s
+            self._stop_asked.set()
+            if self._leave is not None:
+                self._leave()
             self._wake.set()
 
     def pause(self) -> None:
-        """Stop replay, not capture; the target's connection stays fenced by the next `resume`."""
+        """Stop replay, not capture: what is on its way is committed, nothing more is sent until `resume`."""
         self._paused = True
         if self._session is not None:
             self._session.paused = True
@@ -140,6 +146,9 @@ class Link:
             log.warning("journal: %s", note)
         if self.capture.can_begin:
             self.capture.begin()
+        self._leave = self.capture.stop
+        if self._stopping:
+            self._leave()
         try:
             await self._both_halves()
         finally:
@@ -151,12 +160,17 @@ class Link:
         replay = asyncio.create_task(self._replay(), name="replay")
         follow = asyncio.create_task(self._follow(), name="capture")
         ticker = asyncio.create_task(self._ticker(), name="ticker")
-        tasks: set[asyncio.Task[None]] = {replay, follow, ticker}
+        deadline = asyncio.create_task(self._deadline(), name="deadline")
+        tasks: set[asyncio.Task[None]] = {replay, follow, ticker, deadline}
+        waiting: set[asyncio.Task[None]] = {replay, follow, deadline}
         try:
             while not replay.done():
-                await asyncio.wait({replay, follow} if not follow.done() else {replay}, return_when="FIRST_COMPLETED")
-                if follow.done() and not replay.done() and (error := follow.exception()) is not None:
+                done, waiting = await asyncio.wait(waiting, return_when="FIRST_COMPLETED")
+                if follow in done and not replay.done() and (error := follow.exception()) is not None:
                     raise error
+                if deadline in done and not replay.done():
+                    log.warning("stopped at the deadline: %d bytes remain in the journal", self.status.lag_bytes)
+                    return
             replay.result()
         finally:
             for task in tasks:
@@ -166,6 +180,12 @@ class Link:
     async def _follow(self) -> None:
         await self.capture.begun.wait()
         await self.capture.run()
+
+    async def _deadline(self) -> None:
+        """Over when a stop has been asked for and its time is up."""
+        await self._stop_asked.wait()
+        assert self._stop_by is not None
+        await asyncio.sleep(self._stop_by - time.monotonic())
 
     async def _ticker(self) -> None:
         """Status from capture, and a regular wake-up for what goes by time."""
@@ -261,7 +281,7 @@ class Link:
                 if end is not None:
                     raise end from None
                 continue
-            except SpoolAborted as error:
+            except (SpoolAborted, Superseded) as error:
                 log.info("%s", error)
                 continue
             except JournalDamaged as error:
@@ -272,6 +292,8 @@ class Link:
                 if not self._retries(error):
                     raise
                 self._lost(error)
+                if self._session is not None and self._session.batches:
+                    self._backoff.reset()
             finally:
                 self._drop_session()
             if self._stopping and self._past_deadline():
@@ -282,6 +304,8 @@ class Link:
 
     def _retries(self, error: PeerError) -> bool:
         """At first contact a target that cannot be reached is a mistake of the caller; later it is an outage."""
+        if isinstance(error, RdbError | ProtocolError):
+            return False
         if self.state.worked:
             return True
         return error.transient and (self._checked_servers or isinstance(error, Unready))
@@ -315,6 +339,7 @@ class Link:
         troubles.losses += 1
         if troubles.losses >= _LOSSES_ALONE:
             troubles.single_until = max(troubles.single_until, flights[0].batch.end)
+            troubles.snapshot_single = troubles.snapshot_single or flights[0].batch.snapshot
         alone = troubles.losses - _LOSSES_ALONE
         if alone >= _LOSSES_POISON or (alone >= _LOSSES_ALONE and troubles.restarts >= _LOSSES_ALONE):
             batch = flights[0].batch
@@ -364,14 +389,14 @@ class Link:
         config = self.config
         target = server_info(await conn.call(b"INFO"))
         refuse_cluster(config, target)
-        if self._checked_servers:
-            return
-        source = await source_info(config)
+        key = checkpoint_key(config.task, config.shard)
+        source = None if self._checked_servers else await source_info(config)
         if source is not None:
             self._source_kind = kind(source)
             refuse_same(config, source, target)
-        stored = await read_checkpoint(conn, checkpoint_key(config.task, config.shard))
-        await refuse_strangers(config, conn, self._own(stored))
+            await refuse_duplicate(conn, key, {source.replid})
+        # each time: a target that lost its checkpoint and holds data is not the one that it was
+        await refuse_strangers(config, conn, self._own(await read_checkpoint(conn, key)))
         self._checked_servers = True
 
     def _note_restart(self, fenced: Fence) -> None:
@@ -417,7 +442,9 @@ class Link:
             await self._pause_for_change(conn)
         position = checkpoint.position if plan == "stream" else capture.spool.position
         assert position is not None
+        generation = capture.generation
         replids = {replid for replid, _ in capture.journal.replids}
+        refuse_same_stream(config, fenced.info, position)
         key = checkpoint_key(config.task, config.shard)
         await refuse_duplicate(conn, key, replids)
         self._members = await conn.call(b"SMEMBERS", refetch_key(config.task, config.shard))
@@ -434,20 +461,18 @@ class Link:
             self._boundaries,
             self.dead,
             guarded,
+            position,
+            generation,
         )
         session.backlog_bytes = self._backlog
         session.paused = self._paused
         self._session = session
-        self._backoff.reset()
         target = kind(fenced.info)
-        generation = capture.generation
         if plan == "snapshot":
             status.state = "snapshot"
             resumes = checkpoint.snapshot and checkpoint.position == position
             first = checkpoint.first if checkpoint.snapshot else checkpoint.position is None
             await SnapshotRun(session, checkpoint.progress if resumes else 0, first, target, self._transform).run()
-            if capture.generation != generation:
-                return False
             offset, db = position.offset, 0
         else:
             offset, db = position.offset, checkpoint.db
@@ -492,10 +517,7 @@ class Link:
 
     def _drained(self) -> bool:
         """Asked when nothing is left to do at the moment: is it the end?"""
-        if self._stopping:
-            self.capture.stop()
-            return True
-        return False
+        return self._stopping
 
     async def _pause_for_change(self, conn: Connection) -> None:
         if conn.closed is not None:

@@ -8,6 +8,7 @@ from typing import Any
 from canal.commands import ServerKind
 from canal.endpoint import control
 from canal.errors import ConfigError, Refused
+from canal.position import Position
 from sync.config import LinkConfig
 from sync.tag import Checkpoint
 from sync.target.connection import Connection
@@ -42,6 +43,17 @@ def refuse_same(config: LinkConfig, source: ServerInfo, target: ServerInfo) -> N
         raise ConfigError(
             f"{names} already hold the same data by Redis's own replication: end that first (REPLICAOF NO ONE on the "
             "target), or choose another server"
+        )
+
+
+def refuse_same_stream(config: LinkConfig, target: ServerInfo, position: Position) -> None:
+    """The same when INFO of the source is not permitted: raise ConfigError when what it sends is the target's own
+    stream.
+    """
+    if target.replid == position.replid:
+        raise ConfigError(
+            f"source {config.source.label} and target {config.target.label} are the same server, or replicas of one "
+            "another: give two different ones"
         )
 
 

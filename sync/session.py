@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from canal.capture import Capture
-from canal.errors import CanalError, ReplayError
+from canal.errors import CanalError, ReplayError, Unready
 from canal.journal.chunk import Chunk
 from canal.journal.reader import StreamReader
+from canal.position import Position
 from sync.batch import Batch, Batcher, command_at, without
 from sync.config import LinkConfig
 from sync.deadletter import DeadLetters, describe
@@ -31,10 +32,16 @@ from sync.unit import DeadLetter, Rules, UnitReader
 _NEAR_BYTES = 4 << 20
 _BOUNDARY_BYTES = 64 * 1024
 _FETCH_AT_ONCE = 1000
+REPLY_TIMEOUT_S = 60.0
+"""A connection on which nothing moves for so long, though work is on its way, is given up."""
 _BARE_AFTER_BYTES = 1 << 20
 _BARE_AFTER_SECONDS = 1.0
 _FAILING_ON_PURPOSE = (b"EVAL", b"EVALSHA", b"FCALL")
 """Scripts that servers before 5.0 replicate as they are: one that failed at the source fails again here."""
+
+
+class Superseded(CanalError):
+    """Capture began anew while this session was at work: the next session starts from what there is then."""
 
 
 @dataclass(slots=True)
@@ -66,6 +73,8 @@ class Session:
         boundaries: deque[tuple[int, int]],
         dead: DeadLetters,
         guarded: bool,
+        start: Position,
+        generation: int,
         seen: Callable[[], str] | None = None,
     ) -> None:
         self.config = config
@@ -75,8 +84,10 @@ class Session:
         self.troubles = troubles
         self.boundaries = boundaries
         self.dead = dead
+        self.generation = generation  # of the capture, when it was decided to go on at ``start``
+        self.batches = 0  # committed by this session
         self.committed = fence.checkpoint.position.offset if fence.checkpoint.position else 0
-        self.last_replid = fence.checkpoint.position.replid if fence.checkpoint.position else ""
+        self.last_replid = start.replid
         self.fatal: CanalError | None = None
         self.backlog_bytes = 1 << 20
         self.paused = False  # nothing new is taken from the journal; what was sent is finished
@@ -106,12 +117,11 @@ class Session:
     # --- the stream ---
 
     async def stream(self, rules: Rules, offset: int, db: int, stopping: Callable[[], bool]) -> None:
-        """Replay from ``offset`` on. Returns when capture began anew, or all is applied after ``stopping()``.
+        """Replay from ``offset`` on. Returns when all is applied after ``stopping()``.
 
-        Raises what ended the connection, or `ReplayError` by policy.
+        Raises what ended the connection, `Superseded`, or `ReplayError` by policy.
         """
         capture, wake = self.capture, self.wake
-        generation = capture.generation
         single = self.troubles.single_until > offset
         units = UnitReader(offset, db, rules)
         batcher = Batcher(self.config.batch_commands, self.config.batch_bytes)
@@ -122,7 +132,7 @@ class Session:
             self.guard.govern(rules)
         reader = capture.reader(offset, wake.set)
         try:
-            await self._pump(reader, units, batcher, rules, single, generation, stopping)
+            await self._pump(reader, units, batcher, rules, single, stopping)
         finally:
             reader.close()
             if self.guard is not None:
@@ -137,16 +147,20 @@ class Session:
         batcher: Batcher,
         rules: Rules,
         single: bool,
-        generation: int,
         stopping: Callable[[], bool],
     ) -> None:
         capture, writer, wake = self.capture, self.writer, self.wake
         halt: CanalError | None = None
         waiting: list[Chunk] = []  # for a look at the keys that they build on; see sync.ttl
         waiting_bytes = 0
-        while capture.generation == generation:
+        while True:
             self._check()
-            while writer.room and (batch := batcher.take(units.position, units.db)) is not None:
+            # a unit that goes alone really does, so that a connection that breaks names it
+            while writer.room and (writer.idle or not single):
+                # what was consumed after a unit that stops the link must not be passed over
+                batch = batcher.take(units.position, units.db) if halt is None else batcher.take()
+                if batch is None:
+                    break
                 writer.submit(batch)
             if single and units.position >= self.troubles.single_until:
                 single = False
@@ -295,6 +309,13 @@ class Session:
         error = self.writer.error
         if error is not None:
             raise error
+        if self.capture.generation != self.generation:
+            raise Superseded("the source began a new snapshot")
+        if self.writer.stuck_for(time.monotonic()) > REPLY_TIMEOUT_S:
+            raise Unready(
+                f"target {self.config.target.label} has neither taken nor answered anything for {REPLY_TIMEOUT_S:g} s "
+                "though a transaction is on its way: connecting anew"
+            )
 
     async def drain(self) -> None:
         """Wait until everything submitted is committed."""
@@ -306,16 +327,20 @@ class Session:
 
     async def submit(self, batch: Batch) -> None:
         """Submit when there is room (for the snapshot, which has no other work meanwhile)."""
-        while not self.writer.room:
-            self._check()
+        self._check()
+        while not self.writer.room or self.paused:
             self.wake.clear()
             await self.wake.wait()
+            self._check()
         self.writer.submit(batch)
 
     def _commit(self, batch: Batch, failures: Failures) -> None:
         """A batch is at the target; its commands with errors are dead letters."""
+        if self.capture.generation != self.generation:
+            return  # of a stream that is over: its offsets mean nothing in the new one
         status = self.status
         now = time.time()
+        self.batches += 1
         self.committed = batch.end
         self.last_replid = self.replid_at(batch.end)
         if self.troubles.losses:

@@ -345,7 +345,8 @@ class UnitReader:
         tag = tx.tag
         if tag is not None and tag.origin in self.rules.drop:
             self.counters.loops_dropped += tx.count
-            self.counters.dropped_bytes += end - tx.start
+            if tx.count:  # a bare tag asks for none in return, or two idle links would never fall silent
+                self.counters.dropped_bytes += end - tx.start
             return
         if not tx.pieces and not tx.dead:
             return
