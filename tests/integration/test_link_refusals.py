@@ -1,0 +1,97 @@
+"""A target that refuses writes for a while, in each way a server can: nothing is skipped, nothing is applied twice.
+
+REDIS_CANAL_ROUNDS=20 runs the long form.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartServer
+from tests.support.compare import assert_equal
+from tests.support.links import MODES, Link
+from tests.support.process import ReservedPort
+from tests.support.servers import Server
+from tests.support.workload import Workload
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
+ROUNDS = int(os.environ.get("REDIS_CANAL_ROUNDS", "2"))
+
+_SLOW = """
+local t = redis.call('TIME')
+local stop = t[1] * 1000000 + t[2] + ARGV[1] * 1000
+repeat t = redis.call('TIME') until t[1] * 1000000 + t[2] >= stop
+return 'done'
+"""
+
+
+@contextmanager
+def busy(target: Server) -> Iterator[None]:
+    """A slow script: BUSY to everybody else, from 50 ms after its start."""
+    target.config_set(lua_time_limit=50)
+    client = target.client()
+    thread = threading.Thread(target=client.eval, args=(_SLOW, 0, 1000), daemon=True)
+    thread.start()
+    yield
+    thread.join()
+    client.close()
+
+
+@contextmanager
+def too_few_replicas(target: Server) -> Iterator[None]:
+    """NOREPLICAS, because of a setting."""
+    target.config_set(min_replicas_to_write=1)
+    yield
+    target.config_set(min_replicas_to_write=0)
+
+
+@contextmanager
+def out_of_memory(target: Server) -> Iterator[None]:
+    """OOM: less memory allowed than is used."""
+    target.config_set(maxmemory=max(1, int(target.info("memory")["used_memory"]) // 2))
+    yield
+    target.config_set(maxmemory=0)
+
+
+@contextmanager
+def replica(target: Server) -> Iterator[None]:
+    """READONLY: the target follows a master (that does not answer, so that it keeps its data)."""
+    nobody = ReservedPort()
+    target.control.replicaof("127.0.0.1", str(nobody.number))
+    yield
+    target.control.replicaof("NO", "ONE")
+    nobody.release()
+
+
+WAYS: tuple[Callable[[Server], object], ...] = (busy, too_few_replicas, out_of_memory, replica)
+
+
+@pytest.mark.timeout(60 + 10 * ROUNDS)
+@pytest.mark.parametrize("writer", MODES)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("version", ["6.2", "7.0", "valkey-9.1"])
+def test_nothing_is_lost_while_the_target_refuses(
+    redis_server: StartServer, tmp_path: Path, writer: str, way: Callable[[Server], object], version: str
+) -> None:
+    source, target = redis_server(version), redis_server(version)
+    with Link(source, target, tmp_path, writer=writer) as link:
+        link.streaming()
+        with Workload(source, writers=3, rate=3000, pipeline=20) as load:
+            for _ in range(ROUNDS):
+                load.wait(300)
+                with way(target):  # type: ignore[attr-defined]
+                    link.more("errors", what="the link has been refused")
+                    load.wait(1000)
+                link.more("applied_offset", what="the link goes on")
+        link.in_step(source)
+        assert_equal(source, target, ttl_tolerance_ms=5000 if version == "6.2" else 1)
+        assert link.status.dead_letters == 0
+        assert link.status.writer == writer
+    assert source.sync_full == 1
