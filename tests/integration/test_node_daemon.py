@@ -182,13 +182,17 @@ def test_what_needs_a_person_fails_the_task_with_one_clear_line(
     site.cli("task", "create", "-f", str(by_name), "--start")
     assert "are the same server" in site.wait_state("by-name", "failed")["error"]
 
-    target.control.set("precious", 1)
-    site.create("full", source, target, wait=False)
+    twice = site.write_task("twice", source, target)
+    refused = site.cli("task", "create", "-f", str(twice), check=False)
+    assert refused.returncode == 1 and "twice: by cred and by twice" in refused.stderr
+
+    other = redis_server()
+    other.control.set("precious", 1)
+    site.create("full", source, other, wait=False)
     assert "holds 1 keys and no checkpoint of task full" in site.wait_state("full", "failed")["error"]
     assert node.get("/readiness") == "ready\n", "a failed task is no reason to restart the node"
 
     node.configure(credentials="{nobody: {}}")
-    target.control.flushall()
     node.signal(signal.SIGHUP)
     site.wait_state("cred", "streaming")
     source.control.set("x", 1)
