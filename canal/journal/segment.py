@@ -18,6 +18,7 @@ REJECTED: Final = ".rejected"
 NAME: Final = re.compile(r"(\d{20})\.(log|idx)\Z")
 _MODE: Final = 0o600
 _VERIFY_BLOCK: Final = 4096  # records
+_ZEROS: Final = 16  # so many at the end of a damaged chunk were never written
 
 
 class Segment:
@@ -217,8 +218,10 @@ def _check(segment: Segment, record: Record, log: int, size: int) -> str | None:
     data = os.pread(log, record.length, start) if record.length else b""
     if index.sound(record, data):
         return None
-    if record.length and not any(data):
-        return f"{name}: zeros instead of the chunk {record.offset}..{record.end}"
     if not record.length:
         return f"{segment.index_path.name}: damaged record after offset {segment.end}"
+    written = len(data.rstrip(b"\0"))
+    if len(data) - written >= min(_ZEROS, len(data)):
+        part = "the " if not written else f"bytes {record.offset + written}..{record.end} of the "
+        return f"{name}: zeros instead of {part}chunk {record.offset}..{record.end}"
     return f"{name}: the chunk {record.offset}..{record.end} does not have its checksum"

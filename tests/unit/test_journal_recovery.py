@@ -135,6 +135,18 @@ def test_zeros_instead_of_the_last_chunks(directory: Path) -> None:
     check(directory, START, 14700, ["00000000000000014000.log: zeros instead of the chunk 14700..14800"])
 
 
+def test_zeros_within_a_chunk(directory: Path) -> None:
+    with log(directory, 14000).open("r+b") as file:
+        file.seek(750)
+        file.write(bytes(250))
+    check(
+        directory,
+        START,
+        14700,
+        ["00000000000000014000.log: zeros instead of bytes 14750..14800 of the chunk 14700..14800"],
+    )
+
+
 def test_zeros_instead_of_records(directory: Path) -> None:
     with idx(directory, 14000).open("r+b") as file:
         file.seek(HEADER_SIZE + 4 * RECORD_SIZE)
