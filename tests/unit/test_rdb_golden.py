@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from canal.rdb.decode import ArrayValue, HashValue, ModuleValue, Value, decode
 from canal.rdb.events import End, Event, Header, Key
 from canal.rdb.reader import RdbReader
+from canal.rdb.streams import StreamValue
+from canal.rdb.summary import count_elements
 from canal.rdb.types import type_name
 from tests.support.golden import FILES, NAMES, decoded, expected, near
 from tests.support.rdb_apply import read
@@ -61,6 +64,26 @@ def _in_two(data: bytes, cut: int) -> list[Event]:
     events = [*reader.feed(data[:cut]), *reader.feed(data[cut:])]
     reader.finish()
     return events
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_elements_are_counted_as_they_are(path: Path) -> None:
+    """The summary believes the counts that a value states; here they are right."""
+    reader = RdbReader()
+    for key in reader.feed(path.read_bytes()):
+        if isinstance(key, Key):
+            value = decode(key.type, key.value, reader.flavor, key.fields)
+            assert count_elements(key.type, key.value, key.fields) == _size(value)
+
+
+def _size(value: Value) -> int:
+    if isinstance(value, HashValue):
+        return len(value.fields)
+    if isinstance(value, ArrayValue):
+        return len(value.items)
+    if isinstance(value, StreamValue):
+        return len(value.entries)
+    return 0 if isinstance(value, ModuleValue) else len(value)
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)

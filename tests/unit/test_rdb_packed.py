@@ -32,6 +32,12 @@ LISTPACK_VALUES: list[bytes | int] = [
 ]
 
 
+def test_a_listpack_entry_whose_own_length_takes_more_bytes() -> None:
+    for size in (*range(120, 135), *range(16_375, 16_390), 2_097_145, 2_097_150, 2_097_160):
+        raw = build.listpack(build.lp_text(b"x" * size), build.lp_int(7))
+        assert listpack(raw) == [b"x" * size, 7], size
+
+
 def test_every_form_of_a_ziplist_entry() -> None:
     blob = build.ziplist(*(raw for raw, _ in ZIPLIST_ENTRIES))
     assert ziplist(blob) == [value for _, value in ZIPLIST_ENTRIES]
