@@ -279,25 +279,29 @@ class UnitReader:
             self._consumed(end)
             return
         db = self.db if tx is None else tx.db
-        solo = name in FLUSH_NAMES and reaches_tag(name, argv, db)
-        adjusted = self._flush(name, argv, db, base + pos, end) if name in FLUSH_NAMES else None
+        adjusted: Adjusted | None = self._flush(name, base + pos) if name in FLUSH_NAMES else None
         if adjusted is None:
             adjusted = self.rules.adjust(db, argv, self._received_ms, end)
-        unit = Unit(end, self.db, [], self._received_ms, solo=solo)
+        unit = Unit(end, self.db, [], self._received_ms)
         if isinstance(adjusted, Dropped):
             self.counters.filter(adjusted.reason)
         elif isinstance(adjusted, Impossible):
             unit.dead.append(DeadLetter(base + pos, db, argv, adjusted.reason))
         else:
-            for to_db, out in adjusted:
+            for to_db, command in adjusted:
+                out = command
+                word = out[0].upper()
+                if word in FLUSH_NAMES and reaches_tag(word, out, to_db):  # where it goes, not where it comes from
+                    out, word = keep_reserved(out, to_db), b"EVAL"
+                    unit.solo = True
                 raw = buf[pos:after] if out is argv else encode(out)
                 unit.pieces.append(Piece(to_db, raw, 1))
-                if out[0].upper() in self.rules.noscript:
+                if word in self.rules.noscript:
                     unit.noscript = True
         self._place(unit)
 
-    def _flush(self, name: bytes, argv: list[bytes], db: int, offset: int, end: int) -> Adjusted | None:
-        """What becomes of FLUSHALL, FLUSHDB and SWAPDB; None leaves them to the ordinary adjusting."""
+    def _flush(self, name: bytes, offset: int) -> Dropped | None:
+        """What the policy says of FLUSHALL, FLUSHDB and SWAPDB; None: they are adjusted like any other command."""
         policy = self.rules.flush
         if policy == "drop":
             return Dropped("flush")
@@ -306,12 +310,7 @@ class UnitReader:
                 f"the source did {name.decode()} at offset {offset}; in a two-way task that stops the link, since it "
                 "would remove what the other datacenter wrote: start again with `flush: replay` or `flush: drop`"
             )
-        if not reaches_tag(name, argv, db):
-            return None
-        checked = self.rules.adjust(db, argv, self._received_ms, end)
-        if isinstance(checked, (Dropped, Impossible)):
-            return checked
-        return [(to_db, keep_reserved(out, to_db)) for to_db, out in checked]
+        return None
 
     def _place(self, unit: Unit) -> None:
         tx = self._tx
