@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartServer
-from tests.support.compare import assert_equal
+from tests.support.compare import wait_equal
 from tests.support.links import MODES, Link
 from tests.support.process import ReservedPort
 from tests.support.servers import Server
@@ -91,7 +91,7 @@ def test_nothing_is_lost_while_the_target_refuses(
                     load.wait(1000)
                 link.more("applied_offset", what="the link goes on")
         link.in_step(source)
-        assert_equal(source, target, ttl_tolerance_ms=5000 if version == "6.2" else 1)
+        wait_equal(source, target, 10, ttl_tolerance_ms=5000 if version == "6.2" else 1)
         assert link.status.dead_letters == 0
         assert link.status.writer == writer
     assert source.sync_full == 1
