@@ -10,6 +10,7 @@ import click
 
 from canal.errors import ConfigError
 from console.cli.options import Address, HostPort, Size, endpoint, side_options, state_home
+from console.cli.shaping import shaping_options, transform
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and datacenters: they enter keys and paths
 
@@ -50,6 +51,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
     help="When the target refuses a command for good; it is kept as a dead letter either way.",
 )
 @click.option("--writer", type=click.Choice(["auto", "gated", "guarded"]), default="auto", show_default=True)
+@shaping_options
 @side_options("source")
 @side_options("target")
 @click.option(
@@ -114,6 +116,7 @@ def build_config(given: dict[str, Any]) -> Any:
             max_bytes_per_second=given["snapshot_rate"],
         ),
         journal=JournalOptions(fsync=given["fsync"], max_bytes=given["max_journal_bytes"]),
+        transform=transform(given),
     )
 
 

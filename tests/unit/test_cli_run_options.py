@@ -12,6 +12,8 @@ from canal.errors import ConfigError
 from console.cli.options import Address, HostPort, Size, read_secret
 from console.cli.run import build_config, command
 from sync.config import LinkConfig, SnapshotOptions
+from sync.filters import KeyPattern
+from sync.transform import TransformOptions
 
 BOTH = ("--source", "redis://a:1", "--target", "redis://b:2")
 
@@ -175,3 +177,21 @@ def test_host_port(text: str, value: Address, shown: str) -> None:
 def test_host_port_refused(text: str) -> None:
     with pytest.raises(click.BadParameter):
         HostPort().convert(text, None, None)
+
+
+def test_what_a_link_carries() -> None:
+    made = config(
+        *BOTH, "--include-db", "0", "--include-db", "3", "--db-map", "3:4", "--exclude-key", "prefix:tmp:",
+        "--exclude-type", "stream", "--exclude-command", "flushall", "--remove-prefix", "a:", "--add-prefix", "b:",
+    ).transform  # fmt: skip
+    assert made.include_databases == {0, 3}
+    assert dict(made.db_map) == {3: 4}
+    assert made.exclude_keys == (KeyPattern.parse("prefix:tmp:"),)
+    assert (made.exclude_types, made.exclude_commands) == ({"stream"}, {"flushall"})
+    assert (made.remove_prefix, made.add_prefix) == (b"a:", b"b:")
+    assert config(*BOTH).transform == TransformOptions()
+
+
+def test_shapes_that_contradict_themselves_are_refused() -> None:
+    with pytest.raises(ConfigError, match="db_map: two databases"):
+        config(*BOTH, "--db-map", "1:5", "--db-map", "2:5")
