@@ -60,6 +60,12 @@ def test_every_flag_arrives(tmp_path: Path) -> None:
     assert (made.journal.fsync, made.journal.max_bytes) == ("always", 20 << 30)
 
 
+def test_filters_reach_the_link() -> None:
+    made = config(*BOTH, "--exclude-key", "tmp:*", "--db-map", "1:2")
+    assert made.transform.db_map == {1: 2}
+    assert [str(pattern) for pattern in made.transform.exclude_keys] == ["glob:tmp:*"]
+
+
 def test_the_name_follows_the_datacenters() -> None:
     assert config(*BOTH, "--source-dc", "sh", "--target-dc", "bj").task == "sh-bj"
 
