@@ -46,7 +46,8 @@ class Key:
         self.fields = fields
 
     def _astuple(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in Key.__slots__)
+        place = (self.db, self.key, self.offset, self.end)
+        return (*place, self.type, self.value, self.expire_ms, self.idle, self.freq, self.meta, self.fields)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Key) and self._astuple() == other._astuple()
