@@ -83,6 +83,7 @@ class Shard:
         self._changed = asyncio.Event()
         self._child: Child | None = None
         self._config: LinkConfig | None = None
+        self._fresh = True  # no worker has run under this epoch yet
         self._restart = False
         self._resync = False
         self._restarts = 0
@@ -168,7 +169,8 @@ class Shard:
         child = self._child = await host.workers.spawn()
         try:
             level = logging.getLogger("sync").getEffectiveLevel()
-            child.writer.write(frames.encode(start_message(config, paused=self._paused, log_level=level)))
+            start = start_message(config, paused=self._paused, fresh=self._fresh, log_level=level)
+            child.writer.write(frames.encode(start))
             listening = asyncio.create_task(self._listen(child))
             stopping = asyncio.create_task(self._stop_when_told(child))
             try:
@@ -224,6 +226,7 @@ class Shard:
 
     def _take(self, status: LinkStatus) -> None:
         self.status = status
+        self._fresh = self._fresh and not status.epoch  # the target has taken this epoch
         if status.state == "streaming" and not self._healthy_since:
             self._healthy_since = time.monotonic()
         healthy_s = time.monotonic() - self._healthy_since if self._healthy_since else 0.0
