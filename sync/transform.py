@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from canal.commands import WRITE, CommandInfo, Flag, key_positions, lookup
+from canal.commands import ONE_KEY, WRITE, CommandInfo, Flag, key_positions, lookup
 from canal.errors import RdbError
 from canal.rdb.dump import split_payload
 from canal.rdb.types import type_name
@@ -27,6 +27,7 @@ from sync.unit import Adjust, Adjusted, Dropped, Impossible
 __all__ = ["REASONS", "Transform", "TransformOptions", "compose"]
 
 _NO_DATABASE: Final = frozenset({b"PUBLISH", b"SPUBLISH", b"SCRIPT", b"FUNCTION"})
+_SIMPLE: Final = frozenset(name for name in ONE_KEY if name.upper() not in SPLITTERS)
 _SORTED_READS_SETS: Final = frozenset({b"ZUNIONSTORE", b"ZINTERSTORE", b"ZDIFFSTORE"})
 
 
@@ -48,14 +49,10 @@ class Transform:
         self._include_commands = frozenset(name.upper().encode() for name in options.include_commands)
         self._exclude_commands = frozenset(name.upper().encode() for name in options.exclude_commands)
         self._typed = bool(options.include_types or options.exclude_types)
+        named = bool(self._include_commands or self._exclude_commands)
+        self._simple = frozenset() if self._typed or named else _SIMPLE
         self._hook: Hook | None = load_hook(options.hook) if options.hook else None
-        self.identity = (
-            self.placing.identity
-            and not self._typed
-            and not self._include_commands
-            and not self._exclude_commands
-            and self._hook is None
-        )
+        self.identity = self.placing.identity and not self._typed and not named and self._hook is None
 
     # --- keys: the snapshot and the sweep --------------------------------------------------------------------
 
@@ -99,10 +96,21 @@ class Transform:
         """What becomes of a command of the stream. The same argv object, when nothing about it changes."""
         if self.identity:
             return [(db, argv)]
-        result = self._command(db, argv)
+        if argv[0] in self._simple and len(argv) > 1:
+            result = self._by_one_key(db, argv)
+        else:
+            result = self._command(db, argv)
         if self._hook is None or not isinstance(result, list):
             return result
         return self.hooked(result)
+
+    def _by_one_key(self, db: int, argv: list[bytes]) -> Adjusted:
+        key = argv[1]
+        place = self.placing.place(db, key)
+        if isinstance(place, str):
+            return Dropped(place)
+        to_db, name = place
+        return [(to_db, argv if name == key else [argv[0], name, *argv[2:]])]
 
     def hooked(self, commands: list[tuple[int, list[bytes]]]) -> Adjusted:
         """The commands as the user's hook wants them; for the commands of a snapshot's keys too."""

@@ -19,11 +19,12 @@ from canal.commands.keys import (
 )
 from canal.commands.keyspec import OLD, READ, WRITE, Argv, integer
 from canal.commands.kind import ServerKind
-from canal.commands.table import COMMANDS, PLAIN, CommandInfo, Flag, is_plain_set, lookup
+from canal.commands.table import COMMANDS, ONE_KEY, PLAIN, CommandInfo, Flag, is_plain_set, lookup
 
 __all__ = [
     "COMMANDS",
     "OLD",
+    "ONE_KEY",
     "PLAIN",
     "READ",
     "WRITE",

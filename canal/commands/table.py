@@ -308,6 +308,17 @@ def lookup(name: bytes) -> CommandInfo | None:
     return info if info is not None else _BY_NAME.get(name.upper())
 
 
+_FIRST: Final = {(1, 1, 0)}
+ONE_KEY: Final[frozenset[bytes]] = frozenset(
+    spelling
+    for info in COMMANDS
+    if {(spec.first, spec.last, spec.count_at) for spec in info.keys} == _FIRST
+    or info.name in (b"SET", b"RESTORE", b"RESTORE-ASKING")
+    for spelling in (info.name, info.name.lower())
+)
+"""Names, in upper and in lower case, of commands whose one key is the first argument, whatever the others are. MOVE is
+among them; the database it moves to is an argument of its own."""
+
 _LOOKED_AT: Final = (
     Flag.RELATIVE | Flag.NOSCRIPT | Flag.ALLKEYS | Flag.NEVER | Flag.OPTIONS
 )  # any of these, and the arguments must be seen before the command is passed on

@@ -6,6 +6,7 @@ import pytest
 
 from canal.commands import (
     COMMANDS,
+    ONE_KEY,
     PLAIN,
     Flag,
     ServerKind,
@@ -14,6 +15,7 @@ from canal.commands import (
     destination_db,
     is_plain_set,
     is_write,
+    key_positions,
     lookup,
     needed_keys,
     read_keys,
@@ -154,6 +156,14 @@ def test_plain_holds_both_spellings_and_nothing_that_must_be_looked_at() -> None
         b" FUNCTION SCRIPT EVAL EVALSHA FCALL XADD HEXPIRE HPEXPIRE HSETEX HGETEX MSETEX INCREX MIGRATE SPOP BLPOP"
     ).split():
         assert name not in PLAIN
+
+
+def test_commands_of_one_key_have_it_first_whatever_follows() -> None:
+    assert {b"SET", b"set", b"INCR", b"HSET", b"XADD", b"RESTORE", b"EXPIRE"} <= ONE_KEY
+    assert not {b"DEL", b"MSET", b"XGROUP", b"RENAME", b"EVAL", b"SORT", b"BITOP"} & ONE_KEY
+    for name in ONE_KEY:
+        for more in ([], [b"STORE", b"b"], [b"2", b"KEYS", b"c"], [b"NX"]):
+            assert [index for index, _ in key_positions([name, b"a", *more])] == [1], name
 
 
 def test_set_without_options_is_plain() -> None:

@@ -187,6 +187,7 @@ def test_databases_are_filtered_and_mapped() -> None:
     assert done(transform, "SWAPDB 0 3").startswith("no:SWAPDB")
     assert done(transform, "MOVE k 1", 0) == "5:MOVE k 6"
     assert done(transform, "MOVE k 3", 0) == "5:DEL k"
+    assert done(transform, "move k 3", 0) == "5:DEL k"
     assert done(transform, "MOVE k 1", 3) == "no:MOVE: the key comes from a database that is not carried"
     assert done(transform, "MOVE k 4", 3) == "drop:database"
     assert done(transform, "COPY a b DB 1 REPLACE", 0) == "5:COPY a b DB 6 REPLACE"
