@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from canal.capture import Capture
 from canal.errors import CanalError, ReplayError, Unready
@@ -26,11 +24,12 @@ from sync.tag import Tagger
 from sync.target.connection import Connection
 from sync.target.fence import Fence
 from sync.target.standalone import BatchRefused, Failures, Writer
+from sync.troubles import Troubles
 from sync.ttl import TtlGuard
 from sync.unit import DeadLetter, Rules, UnitReader
+from sync.watch import SourceWatch
 
 _NEAR_BYTES = 4 << 20
-_BOUNDARY_BYTES = 64 * 1024
 _FETCH_AT_ONCE = 1000
 REPLY_TIMEOUT_S = 60.0
 """A connection on which nothing moves for so long, though work is on its way, is given up."""
@@ -42,19 +41,6 @@ _FAILING_ON_PURPOSE = (b"EVAL", b"EVALSHA", b"FCALL")
 
 class Superseded(CanalError):
     """Capture began anew while this session was at work: the next session starts from what there is then."""
-
-
-@dataclass(slots=True)
-class Troubles:
-    """What earlier sessions learned about units that will not go through; lives as long as the link."""
-
-    single_until: int = -1  # units up to this offset go alone, to find the one that the target does not take
-    skip: dict[int, set[int]] = field(default_factory=dict)  # end of a unit -> numbers of its refused commands
-    lost_at: int = -1  # committed offset at which connections were lost with work on its way
-    losses: int = 0
-    restarts: int = 0  # of these, how often the target had restarted in between
-    run_id: str = ""
-    snapshot_single: bool = False
 
 
 class Session:
@@ -70,7 +56,7 @@ class Session:
         tagger: Tagger,
         wake: asyncio.Event,
         troubles: Troubles,
-        boundaries: deque[tuple[int, int]],
+        watch: SourceWatch,
         dead: DeadLetters,
         guarded: bool,
         start: Position,
@@ -82,14 +68,13 @@ class Session:
         self.capture = capture
         self.wake = wake
         self.troubles = troubles
-        self.boundaries = boundaries
+        self.watch = watch
         self.dead = dead
         self.generation = generation  # of the capture, when it was decided to go on at ``start``
         self.batches = 0  # committed by this session
         self.committed = fence.checkpoint.position.offset if fence.checkpoint.position else 0
         self.last_replid = start.replid
         self.fatal: CanalError | None = None
-        self.backlog_bytes = 1 << 20
         self.paused = False  # nothing new is taken from the journal; what was sent is finished
         at = fence.checkpoint.position
         self.writer = Writer(
@@ -167,7 +152,9 @@ class Session:
                 self._set_single(rules, batcher, single)
             if self.refetch:
                 self._refetch(self.refetch, units, batcher)
-            if halt is None and batcher.behind < 4 and waiting_bytes < self.config.batch_bytes and not self.paused:
+            # while keys are being fetched nothing is read: what comes after their offset must not be passed over
+            reads = halt is None and self._fetching is None and not self.paused
+            if reads and batcher.behind < 4 and waiting_bytes < self.config.batch_bytes:
                 chunk = reader.read_nowait()
                 if chunk is not None:
                     if waiting or (self.guard is not None and self.guard.late(chunk.received_ms)):
@@ -281,7 +268,7 @@ class Session:
             or counters.dropped_bytes >= _BARE_AFTER_BYTES
             or (counters.dropped_bytes > 0 and now - self._dropped_since >= _BARE_AFTER_SECONDS)
             or self.replid_at(units.position) != self.last_replid
-            or behind >= self.backlog_bytes // 4
+            or behind >= self.watch.backlog_bytes // 4
         )
         if not due or not self.writer.room:
             return
@@ -343,8 +330,7 @@ class Session:
         self.batches += 1
         self.committed = batch.end
         self.last_replid = self.replid_at(batch.end)
-        if self.troubles.losses:
-            self.troubles.losses = self.troubles.restarts = 0
+        self.troubles.progressed()
         status.batches += 1
         status.commands_applied += batch.count - len(failures)
         status.bytes_applied += batch.size
@@ -359,15 +345,9 @@ class Session:
             status.observe_latency(max(0.0, now - batch.received_ms / 1000))
         if self.guard is not None:
             self.guard.latency_s = time.monotonic() - batch.sent
-        self.note_boundary(batch.end, batch.db)
+        self.watch.note_boundary(batch.end, batch.db)
         self.capture.journal.release(batch.end)
         self.capture.journal.mark(batch.end, batch.db)
-
-    def note_boundary(self, offset: int, db: int) -> None:
-        """Remember unit boundaries, sparsely: a source failover needs one at or before its fork."""
-        known = self.boundaries
-        if not known or offset - known[-1][0] >= _BOUNDARY_BYTES:
-            known.append((offset, db))
 
     def _failed(self, batch: Batch, failures: Failures) -> None:
         for number, text in failures:

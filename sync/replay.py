@@ -1,0 +1,330 @@
+"""Replay: one fenced session at the target after the other, each from the checkpoint that it finds there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+
+from canal.backoff import Backoff
+from canal.capture import Capture
+from canal.commands import ServerKind
+from canal.errors import AuthError, CanalError, PeerError, ProtocolError, RdbError, Unready
+from canal.journal.chunk import JournalDamaged, SpoolAborted
+from canal.position import Position
+from sync.adjust import make_rules
+from sync.batch import Batch, command_at
+from sync.config import LinkConfig
+from sync.deadletter import DeadLetters
+from sync.failover import Fork
+from sync.linkstate import LinkState
+from sync.preflight import kind, refuse_cluster, refuse_same, refuse_same_stream, refuse_strangers, source_info
+from sync.refetch import Place, Refetch, from_member, refetch_key, unit_of
+from sync.restore import target_of
+from sync.rewrite import Payloads
+from sync.session import Session, Superseded
+from sync.snapshot import SnapshotRun
+from sync.status import LinkStatus
+from sync.tag import Checkpoint, Tagger, checkpoint_key
+from sync.target.connection import Connection, connect
+from sync.target.fence import Fence, fence, read_checkpoint, refuse_duplicate, server_info
+from sync.target.standalone import GUARD, BatchRefused
+from sync.transform import Transform
+from sync.troubles import Troubles
+from sync.unit import Dropped
+from sync.watch import SourceWatch
+
+log = logging.getLogger(__name__)
+
+_NEAR_S = 0.002
+"""Round trips up to this let gated writing keep a target busy; above it guarded batches are pipelined."""
+
+
+class Replay:
+    """Runs until ``stop_by`` is set and everything received is applied, or an error needs a person."""
+
+    def __init__(
+        self,
+        config: LinkConfig,
+        status: LinkStatus,
+        capture: Capture,
+        state: LinkState,
+        watch: SourceWatch,
+        wake: asyncio.Event,
+    ) -> None:
+        self.checked = False  # both servers were looked at, and may be linked
+        self.stop_by: float | None = None  # time.monotonic()
+        self._config = config
+        self._status = status
+        self._capture = capture
+        self._state = state
+        self._watch = watch
+        self._wake = wake
+        self._dead = DeadLetters(config.state_dir)
+        self._transform = Transform(config.transform, status.filtered)
+        self._troubles = Troubles()
+        self._backoff = Backoff()
+        self._paused = False
+        self._session: Session | None = None
+        self._members: list[bytes] = []  # of the set of keys that wait to be fetched
+        self._found_at = 0  # newest position found in the target's checkpoint
+        self._asked_always = False
+        self._key = checkpoint_key(config.task, config.shard)
+
+    def pause(self, paused: bool) -> None:
+        """Stop replay, or go on; capture is not concerned."""
+        self._paused = paused
+        if self._session is not None:
+            self._session.paused = paused
+        self._wake.set()
+
+    def sent_to(self) -> int:
+        """The newest offset that may have been applied."""
+        sent = 0 if self._session is None else self._session.writer.sent_to
+        return max(self._status.applied_offset, sent, self._found_at)
+
+    async def run(self) -> None:
+        """One session after the other until stopped. Raises `CanalError` for what needs a person."""
+        while not await self._guarded_session():
+            if self._past_deadline():
+                return
+
+    async def _guarded_session(self) -> bool:
+        """A session, with its errors dealt with. True when there is nothing left to do."""
+        try:
+            return await self._one_session()
+        except BatchRefused as error:
+            log.warning("%s; looking for the command", error)
+            end = self._session.refused(error) if self._session is not None else None
+            if end is not None:
+                raise end from None
+            return False
+        except (SpoolAborted, Superseded) as error:
+            log.info("%s", error)
+            return False
+        except JournalDamaged as error:
+            self._status.failed(error)
+            self._capture.damaged(error.start)
+            return False
+        except PeerError as error:
+            if not self._retries(error):
+                raise
+            self._lost(error)
+            if self._session is not None and self._session.batches:
+                self._backoff.reset()
+        finally:
+            self._drop_session()
+        await self._rest()
+        return False
+
+    def _retries(self, error: PeerError) -> bool:
+        """At first contact a target that cannot be reached is a mistake of the caller; later it is an outage."""
+        if isinstance(error, RdbError | ProtocolError):
+            return False
+        if self._state.worked:
+            return True
+        return error.transient and (self.checked or isinstance(error, Unready))
+
+    async def _rest(self) -> None:
+        delay = self._backoff.next()
+        log.info("%s; next attempt in %.1f s", self._status.last_error, delay)
+        if self.stop_by is not None:
+            delay = min(delay, max(0.0, self.stop_by - time.monotonic()))
+        await asyncio.sleep(delay)
+
+    def _past_deadline(self) -> bool:
+        return self.stop_by is not None and time.monotonic() >= self.stop_by
+
+    def _drop_session(self) -> None:
+        self._status.target_connected = False
+        if self._session is not None:
+            self._session.writer.close()
+            self._session = None
+
+    def _lost(self, error: CanalError) -> None:
+        """Count an outage; give a unit up that breaks the connection each time."""
+        status, session = self._status, self._session
+        status.failed(error)
+        status.state = "connecting"
+        if session is None:
+            return
+        status.target_reconnects += 1
+        flights = session.writer.in_flight
+        batch = self._troubles.lost(error, session.committed, flights[0].batch if flights else None)
+        found = None if batch is None else command_at(batch, 0)
+        if found is not None:
+            db, argv, end = found
+            why = f"the connection was lost {self._troubles.losses} times when this unit was sent: {error}"
+            raise session.give_up(end, db, argv, why)
+
+    # --- one session ---
+
+    async def _one_session(self) -> bool:
+        """Connect, fence, and replay until something ends it. True when the link is done."""
+        config, status = self._config, self._status
+        conn = await connect(config.target)
+        try:
+            await self._first_look(conn)
+            fenced = await fence(conn, config.task, config.shard, await self._epoch(conn))
+            status.target_connected = True
+            status.epoch = fenced.checkpoint.epoch
+            self._troubles.met(fenced.info.run_id)
+            checkpoint = self._own(fenced.checkpoint)
+            if checkpoint.position is not None:
+                self._found_at = checkpoint.position.offset
+            return await self._work(conn, fenced, checkpoint)
+        finally:
+            conn.close()
+
+    def _own(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint as far as it is this task's: another uid's position is not ours to go on from."""
+        if checkpoint.uid == self._state.uid:
+            return checkpoint
+        return replace(checkpoint, position=None, snapshot=False, progress=0)
+
+    async def _epoch(self, conn: Connection) -> int:
+        """This process's epoch: the coordinator's, or one more than any seen by the state directory or the target."""
+        if self._config.epoch:
+            return self._config.epoch
+        if not self._status.epoch:
+            stored = await read_checkpoint(conn, self._key)
+            self._state.epoch = max(self._state.epoch, stored.epoch) + 1
+            self._state.save(self._config.state_dir)
+        return self._state.epoch
+
+    async def _first_look(self, conn: Connection) -> None:
+        """Before anything is written: is this the right target?"""
+        config = self._config
+        target = server_info(await conn.call(b"INFO"))
+        refuse_cluster(config, target)
+        source = None if self.checked else await source_info(config)
+        if source is not None:
+            self._watch.learn(source)
+            refuse_same(config, source, target)
+            await refuse_duplicate(conn, self._key, {source.replid})
+        # each time: a target that lost its checkpoint and holds data is not the one that it was
+        await refuse_strangers(config, conn, self._own(await read_checkpoint(conn, self._key)))
+        self.checked = True
+
+    def _guarded(self, fenced: Fence) -> bool:
+        """Which of the two writer modes this session uses."""
+        mode = self._config.writer
+        if not fenced.can_kill and mode == "gated":
+            raise AuthError(
+                f"target {self._config.target.label}: the user may not CLIENT LIST and CLIENT KILL, which gated "
+                "writing needs to be safe: grant +client|list +client|kill +client|setname, or use the guarded writer"
+            )
+        if mode != "auto":
+            return mode == "guarded"
+        old = fenced.info.flavor == "redis" and fenced.info.numbers < (6, 2, 0)
+        return old or not fenced.can_kill or fenced.rtt > _NEAR_S
+
+    async def _work(self, conn: Connection, fenced: Fence, checkpoint: Checkpoint) -> bool:
+        """Replay on a fenced connection, as the capture's plan says."""
+        config, status, capture = self._config, self._status, self._capture
+        fork = Fork.load(config.state_dir)
+        if fork is not None:
+            checkpoint = self._gone_back(fork, checkpoint)
+        if config.snapshot.mode == "always" and not self._asked_always:
+            self._asked_always = True
+            capture.full_resync("asked for")
+            checkpoint = replace(checkpoint, position=None)
+        plan = await self._planned(conn, checkpoint)
+        if plan is None:
+            return True
+        start = checkpoint.position if plan == "stream" else capture.spool.position
+        assert start is not None
+        generation = capture.generation
+        refuse_same_stream(config, fenced.info, start)
+        await refuse_duplicate(conn, self._key, {replid for replid, _ in capture.journal.replids})
+        session = self._session = await self._new_session(conn, fenced, start, generation)
+        target = kind(fenced.info)
+        offset, db = start.offset, checkpoint.db if plan == "stream" else 0
+        if plan == "snapshot":
+            status.state = "snapshot"
+            await self._snapshot_run(session, checkpoint, target).run()
+        status.state, status.detail = "streaming", ""
+        status.applied_offset = offset
+        self._watch.note_boundary(offset, db)
+        await self._mind_refetch(session, fork, target)
+        rules = make_rules(config, self._watch.kind, target, self._transform)
+        await session.stream(rules, offset, db, lambda: self.stop_by is not None)
+        return self.stop_by is not None
+
+    async def _planned(self, conn: Connection, checkpoint: Checkpoint) -> str | None:
+        """Wait until capture can serve the checkpoint; None when the link is to stop."""
+        while True:
+            plan = self._capture.plan(checkpoint.position, checkpoint.snapshot)
+            if plan != "wait" and not self._paused:
+                return plan
+            if self.stop_by is not None:
+                return None
+            if plan == "wait":
+                self._status.state = "connecting"
+            if conn.closed is not None:
+                raise conn.closed
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def _new_session(self, conn: Connection, fenced: Fence, start: Position, generation: int) -> Session:
+        config = self._config
+        guarded = self._guarded(fenced)
+        self._status.writer = "guarded" if guarded else "gated"
+        if guarded:
+            await conn.call(b"SCRIPT", b"LOAD", GUARD)
+        self._members = await conn.call(b"SMEMBERS", refetch_key(config.task, config.shard))
+        tagger = Tagger(self._key, self._state.uid, config.source_dc, fenced.checkpoint)
+        session = Session(
+            config,
+            self._status,
+            self._capture,
+            conn,
+            fenced,
+            tagger,
+            self._wake,
+            self._troubles,
+            self._watch,
+            self._dead,
+            guarded,
+            start,
+            generation,
+        )
+        session.paused = self._paused
+        return session
+
+    def _snapshot_run(self, session: Session, checkpoint: Checkpoint, target: ServerKind) -> SnapshotRun:
+        """The application of the spooled snapshot, from where an earlier one got to."""
+        resumes = checkpoint.snapshot and checkpoint.position == self._capture.spool.position
+        first = checkpoint.first if checkpoint.snapshot else checkpoint.position is None
+        return SnapshotRun(session, checkpoint.progress if resumes else 0, first, target, self._transform)
+
+    # --- keys fetched again ---
+
+    def _gone_back(self, fork: Fork, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint as it will be after the fork of a source failover is dealt with."""
+        position = checkpoint.position
+        if position is None or checkpoint.snapshot or position.replid != fork.position.replid:
+            return checkpoint
+        if position.offset <= fork.position.offset:
+            return checkpoint
+        return replace(checkpoint, position=fork.position, db=fork.db)
+
+    async def _mind_refetch(self, session: Session, fork: Fork | None, target: ServerKind) -> None:
+        """Take up the keys that wait to be fetched, those of a fork too, whose checkpoint goes back with them."""
+        name = refetch_key(self._config.task, self._config.shard)
+        keys = {from_member(member) for member in self._members}
+        refetch = session.refetch = Refetch(name, keys, Payloads(target_of(target)), self._at_target)
+        if fork is None:
+            return
+        if fork.position.offset < session.committed and fork.position.replid == session.last_replid:
+            commands = refetch.add(fork.places)
+            unit = unit_of(commands, fork.position.offset, fork.db, self._capture.status.received_ms)
+            await session.submit(Batch(fork.position.offset, fork.db, [unit], unit.count, unit.size))
+            await session.drain()
+            self._found_at = fork.position.offset
+        Fork.forget(self._config.state_dir)
+
+    def _at_target(self, place: Place) -> Place | None:
+        placed = self._transform.key(*place)
+        return None if isinstance(placed, Dropped) else placed
