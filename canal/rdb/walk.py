@@ -203,6 +203,8 @@ def walk_elements(buf: bytes, pos: int, left: int, body: Program) -> tuple[int, 
                         at += first + 1
                     else:
                         at = skip_string(buf, at)
+                        if at > end:  # by any length a file may state: nothing is looked up there
+                            return pos, walked, at
                 elif op == RAW:
                     at += arg
                 elif op == LEN:
