@@ -86,12 +86,15 @@ def read_string(buf: bytes, pos: int) -> tuple[bytes, int]:
     """(text, position after it), integers and LZF resolved. Raises Short or Malformed; allocates no more than bytes
     warrant.
     """
+    size = len(buf)
+    if pos < size and buf[pos] < 0x40:
+        end = pos + 1 + buf[pos]
+        if end <= size:
+            return buf[pos + 1 : end], end
     end = skip_string(buf, pos)
-    if end > len(buf):
+    if end > size:
         raise Short(end)
     first = buf[pos]
-    if first < 0x40:
-        return buf[pos + 1 : end], end
     if first < 0xC0:
         _, start = read_length(buf, pos)
         return buf[start:end], end
