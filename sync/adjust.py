@@ -7,7 +7,7 @@ from sync.config import LinkConfig
 from sync.restore import target_of
 from sync.rewrite import Payloads, Rewriter
 from sync.transform import Transform, compose
-from sync.unit import Adjusted, Dropped, Impossible, Rules
+from sync.unit import Rules
 
 _NOSCRIPT = frozenset(info.name for info in COMMANDS if info.flags & Flag.NOSCRIPT)
 
@@ -16,17 +16,11 @@ def make_rules(config: LinkConfig, source: ServerKind | None, target: ServerKind
     """The rules of a link between servers of these kinds; ``source`` None: not known, anything may come."""
     rewriter = Rewriter(source, target, restore=Payloads(target_of(target)))
 
-    def adjust(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
-        result = rewriter.command(argv, received_ms, db)
-        if isinstance(result, (Dropped, Impossible)):
-            return result
-        return [(db, out) for out in result]
-
     return Rules(
         source_dc=config.source_dc,
         drop=frozenset({config.target_dc, *config.direct}),
         plain=rewriter.plain() if transform.identity else {},
-        adjust=adjust if transform.identity else compose(transform, rewriter),
+        adjust=compose(transform, rewriter),
         noscript=_NOSCRIPT,
         flush="stop" if config.two_way else "replay",
         max_commands=config.batch_commands,

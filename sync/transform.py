@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from canal.commands import ONE_KEY, WRITE, CommandInfo, Flag, key_positions, lookup
+from canal.commands import ONE_KEY, WRITE, CommandInfo, Flag, all_keys, key_positions, lookup
 from canal.errors import RdbError
 from canal.rdb.dump import split_payload
 from canal.rdb.types import type_name
@@ -22,6 +22,7 @@ from sync.hook import Hook, HookError, call_hook, load_hook
 from sync.placing import COMMAND, DATABASE, HOOK, REASONS, TYPE, TYPES, Placing, TransformOptions
 from sync.rewrite import Rewriter
 from sync.split import SPLITTERS, Carried, mapped
+from sync.tag import RESERVED
 from sync.unit import Adjust, Adjusted, Dropped, Impossible
 
 __all__ = ["REASONS", "Transform", "TransformOptions", "compose"]
@@ -46,6 +47,7 @@ class Transform:
         self.placing = Placing(options)
         self.options = options
         self._carried = Carried(self.placing, on_filtered)
+        self._own = Carried(Placing(TransformOptions()), on_filtered)  # leaves out nothing but the reserved keys
         self._include_commands = frozenset(name.upper().encode() for name in options.include_commands)
         self._exclude_commands = frozenset(name.upper().encode() for name in options.exclude_commands)
         self._typed = bool(options.include_types or options.exclude_types)
@@ -93,7 +95,26 @@ class Transform:
     # --- commands: the stream --------------------------------------------------------------------------------
 
     def command(self, db: int, argv: list[bytes]) -> Adjusted:
-        """What becomes of a command of the stream. The same argv object, when nothing about it changes."""
+        """What becomes of a command of the stream. The same argv object, when nothing about it changes.
+
+        redis-canal's own keys are taken out of it in any case: `DEL k redis-canal:…` at the source removes k only.
+        """
+        for word in argv:
+            if word.startswith(RESERVED):
+                return self._without_reserved(db, argv)
+        return self._commanded(db, argv)
+
+    def _without_reserved(self, db: int, argv: list[bytes]) -> Adjusted:
+        if not any(key.startswith(RESERVED) for _, key in all_keys(argv)):
+            return self._commanded(db, argv)
+        splitter = SPLITTERS.get(argv[0].upper())
+        cleaned = splitter(self._own, db, argv) if splitter else mapped(self._own, db, argv, key_positions(argv))
+        if not isinstance(cleaned, list):
+            return cleaned
+        ((db, argv),) = cleaned
+        return self._commanded(db, argv)
+
+    def _commanded(self, db: int, argv: list[bytes]) -> Adjusted:
         if self.identity:
             return [(db, argv)]
         if argv[0] in self._simple and len(argv) > 1:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from canal.errors import CanalError, ProtocolError, Refused
 from canal.resp import LIMIT, NEED_MORE, encode, need, parse, scan
 from sync.flush import FLUSH_NAMES, keep_reserved, reaches_tag
-from sync.tag import RESERVED, Tag, is_reserved, recognise
+from sync.tag import RESERVED, Tag, recognise
 
 _FAR: Final = 1 << 62
 
@@ -273,10 +273,6 @@ class UnitReader:
         tx = self._tx
         if tx is not None and tx.tag is not None and tx.tag.origin in self.rules.drop:
             tx.count += 1  # of a transaction that will be dropped: its commands need no further look
-            return
-        if len(argv) > 1 and is_reserved(argv[1]):
-            self.counters.filter("reserved")
-            self._consumed(end)
             return
         db = self.db if tx is None else tx.db
         adjusted: Adjusted | None = self._flush(name, base + pos) if name in FLUSH_NAMES else None

@@ -130,3 +130,19 @@ def test_what_a_filter_cannot_split_is_a_dead_letter(redis_server: StartServer, 
         link.in_step(source)
         assert strings(target) == {b"a:2": b"v"}
         assert link.status.dead_letters == 1
+
+
+def test_a_user_who_deletes_everything_by_name_does_not_delete_the_checkpoint(
+    redis_server: StartServer, tmp_path: Path
+) -> None:
+    source, target = redis_server(), redis_server()
+    write(source, b"k", 3)
+    with Link(source, target, tmp_path) as link:
+        link.streaming()
+        own = sorted(name for name in target.client().scan_iter() if name.startswith(b"redis-canal:"))
+        assert own
+        source.client().delete("k0", *own, "k1")
+        source.client().mset({own[0]: "1", "k9": "2"})
+        link.in_step(source)
+        assert strings(target) == {b"k2": b"v2", b"k9": b"2"}
+        assert sorted(name for name in target.client().scan_iter() if name.startswith(b"redis-canal:")) == own
