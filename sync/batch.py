@@ -138,7 +138,10 @@ def without(unit: Unit, numbers: set[int]) -> Unit:
 
 
 def command_at(batch: Batch, index: int) -> tuple[int, list[bytes], int] | None:
-    """The ``index``-th user command of a batch as (db, argv, offset of the unit's end); None beyond the last."""
+    """The ``index``-th user command of a batch; None beyond the last.
+
+    As (db, argv, stream offset after it; for a command of a transaction, after the transaction).
+    """
     for unit in batch.units:
         for piece in unit.pieces:
             if index >= piece.commands:
@@ -151,7 +154,8 @@ def command_at(batch: Batch, index: int) -> tuple[int, list[bytes], int] | None:
                 at = parsed[1]
             parsed = parse(piece.raw, at, len(piece.raw))
             assert parsed is not None
-            return piece.db, parsed[0], unit.end
+            run = not unit.atomic and len(unit.pieces) == 1
+            return piece.db, parsed[0], unit.end - (len(piece.raw) - parsed[1] if run else 0)
     return None
 
 

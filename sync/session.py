@@ -374,7 +374,7 @@ class Session:
             status.dead_letters += 1
             status.commands_failed += 1
         error = ReplayError(
-            f"the target refused a command: {describe(argv)} in database {db}, unit ending at offset {end}: {text}. "
+            f"the target refused a command: {describe(argv)} in database {db}, ending at offset {end}: {text}. "
             f"It is kept in {self.dead.path}; mend the key and start again, or use on_error: continue"
         )
         status.failed(error)
@@ -405,5 +405,5 @@ class Session:
             if found is not None:
                 db, argv, end = found
                 first = first or self.give_up(end, db, argv, text)
-                troubles.skip.setdefault(end, set()).add(number)
+                troubles.skip.setdefault(batch.units[0].end, set()).add(number)
         return first if self.config.on_error == "stop" else None

@@ -150,6 +150,7 @@ class UnitReader:
         self._tx: _Transaction | None = None
         self._out: list[Unit] = []
         self._received_ms = 0
+        self._paths: dict[str, list[str]] = {}  # origin -> tasks that brought its writes to the source, newest last
 
     def feed(self, offset: int, data: bytes, received_ms: int) -> list[Unit]:
         """Take the bytes that follow those fed before; give the units that became complete.
@@ -327,8 +328,24 @@ class UnitReader:
                 f"link {tag.link} brings writes of datacenter {tag.origin} back to it: the tasks form a circle. "
                 f"Name {tag.origin} in the `direct` list of that task, or remove one of the tasks"
             )
+        if tag.origin not in self.rules.drop:
+            self._check_path(tag)
         if self._on_tag is not None:
             self._on_tag(tag)
+
+    def _check_path(self, tag: Tag) -> None:
+        """Writes of one origin reach a server by one task; by two in turn they are there twice, or go in circles."""
+        task = tag.link.partition("/")[0]
+        known = self._paths.setdefault(tag.origin, [task])
+        if known[-1] == task:
+            return
+        if task in known:
+            raise Circulation(
+                f"writes of datacenter {tag.origin} reach the source by two tasks in turn, {known[-1]} and {task}, so "
+                f"they are applied twice or go in circles: name {tag.origin} in the `direct` list of the task that "
+                "only passes them on"
+            )
+        known.append(task)
 
     def _exec(self, end: int) -> None:
         tx = self._tx

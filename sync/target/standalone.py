@@ -75,6 +75,7 @@ class _Flight:
     rendered: Rendered
     guarded: bool
     size: int
+    written: int = 0  # bytes written to the connection when the last of its own were
     sent: bool = False  # its inside is at the target already, only EXEC is missing
 
 
@@ -120,7 +121,8 @@ class Writer:
         self._searched = 0
         self._suspect = False  # an error is among the replies that wait
         self._received = 0  # bytes of replies
-        self._moved = (-1, -1)  # received and unsent bytes when work on its way was last seen to move
+        self._written = 0  # bytes written to the connection
+        self._moved = (-1, -1)  # received and taken bytes when work on its way was last seen to move
         self._moved_at = 0.0
         self._waiting_multi = False
         nonce = secrets.token_hex(8).encode()
@@ -150,9 +152,12 @@ class Writer:
     def stuck_for(self, now: float) -> float:
         """Seconds (of the caller's monotonic clock) in which nothing of what is on its way has moved; 0 when idle.
 
-        Bytes that are still being sent count as moving, so a slow line is not taken for a dead one.
+        While the oldest batch is still being sent its bytes count as moving: a slow line is not taken for a dead one.
         """
-        moved = (self._received, self._conn.unsent)
+        taken = self._written - self._conn.unsent
+        if self.in_flight:
+            taken = min(taken, self.in_flight[0].written)  # what was sent after it does not speak for it
+        moved = (self._received, taken)
         if self.idle or moved != self._moved:
             self._moved, self._moved_at = moved, now
         return now - self._moved_at
@@ -173,7 +178,7 @@ class Writer:
             self._ahead = flight
             if self._pipelined and not self.in_flight[-1].guarded:
                 flight.sent = True
-                self._conn.write(MULTI + rendered.body)
+                self._write(flight, MULTI + rendered.body)
             return
         self._start(flight)
 
@@ -182,6 +187,11 @@ class Writer:
         self._fail(error or Unreachable("closed"))
 
     # sending
+
+    def _write(self, flight: _Flight, data: bytes) -> None:
+        self._written += len(data)
+        flight.written = self._written
+        self._conn.write(data)
 
     def _submit_guarded(self, batch: Batch) -> bool:
         rendered = render(batch, self._tagger, self._replid_at(batch.end), 0, seen=self._seen() if self._seen else "")
@@ -199,7 +209,7 @@ class Writer:
         flight = _Flight(batch, rendered, True, len(data))
         self._bytes += flight.size
         self.in_flight.append(flight)
-        self._conn.write(data)
+        self._write(flight, data)
         return True
 
     def _after(self, batch: Batch) -> tuple[str, int]:
@@ -210,12 +220,12 @@ class Writer:
         """Send a gated batch that nothing is before."""
         self.in_flight.append(flight)
         if self._pipelined:
-            self._conn.write(b"".join((MULTI, flight.rendered.body, EXEC, self._mark)))
+            self._write(flight, b"".join((MULTI, flight.rendered.body, EXEC, self._mark)))
         else:
             # MULTI itself can be refused here (BUSY, LOADING before Redis 6.2), and then what follows it would be
             # carried out one by one: wait for its +OK.
             self._waiting_multi = True
-            self._conn.write(MULTI)
+            self._write(flight, MULTI)
 
     def _release(self) -> None:
         """The batch before is committed: let the next one go."""
@@ -225,7 +235,7 @@ class Writer:
         self._ahead = None
         if flight.sent:
             self.in_flight.append(flight)
-            self._conn.write(EXEC + self._mark)
+            self._write(flight, EXEC + self._mark)
         else:
             self._start(flight)
 
@@ -263,7 +273,7 @@ class Writer:
             self._fail(classify(line[1:].decode("utf-8", "replace"), "MULTI"))
             return
         self._waiting_multi = False
-        self._conn.write(self.in_flight[0].rendered.body + EXEC + self._mark)
+        self._write(self.in_flight[0], self.in_flight[0].rendered.body + EXEC + self._mark)
         self._gated_replies()
 
     def _gated_replies(self) -> None:
