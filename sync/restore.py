@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from canal.commands import ServerKind
+from canal.commands import COMMANDS, Flag, ServerKind
 from canal.errors import ReplayError
 from canal.rdb.commands import BigKey, key_commands
 from canal.rdb.dump import decode_string, dump_payload
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 GRACE_MS: Final = 10_000
 """Keys that end sooner than this get this long: the stream brings their end, and may renew them before."""
 _STRING: Final = 0
+_NOSCRIPT: Final = frozenset(info.name for info in COMMANDS if info.flags & Flag.NOSCRIPT)
 _AT_ONCE_BYTES: Final = 1 << 20
 """Longer values that have to go as commands are made under a temporary name, in several transactions."""
 
@@ -75,7 +76,7 @@ class Restorer:
         self.status.keys_done += 1
         if key.expire_ms is not None:
             key.expire_ms = self._deadline(key.expire_ms)
-        if key.type == _STRING and key.idle is None and key.freq is None and not key.meta:
+        if key.type == _STRING and key.idle is None and key.freq is None and not key.meta and not self._keep:
             self.status.keys_restored += 1
             yield Step(key.db, self._string(key), key.end)
             return
@@ -132,19 +133,20 @@ class Restorer:
 
     def _steps(self, db: int, commands: Iterable[list[bytes]]) -> Iterator[Step]:
         for argv in commands:
-            yield Step(db, [argv], 0)
+            yield Step(db, [argv], 0, argv[0] in _NOSCRIPT)
 
     def _decoded(self, key: Key) -> Iterator[Step]:
         """As ordinary commands: at once when small, else piece by piece under the temporary name."""
         if len(key.value) <= _AT_ONCE_BYTES and not self._keep:
-            yield Step(key.db, list(key_commands(key, self.target, flavor=self._flavor)), key.end)
+            commands = list(key_commands(key, self.target, flavor=self._flavor))
+            yield Step(key.db, commands, key.end, any(argv[0] in _NOSCRIPT for argv in commands))
             return
         last: list[list[bytes]] = []
         for argv in key_commands(key, self.target, flavor=self._flavor, temporary=self._temporary):
             if last or argv[0] == b"RENAME":
                 last.append(argv)
             else:
-                yield Step(key.db, [argv], 0)
+                yield Step(key.db, [argv], 0, argv[0] in _NOSCRIPT)
         yield Step(key.db, self._landed(last, key.key), key.end)
 
     def _landed(self, last: Iterable[list[bytes]], key: bytes) -> list[list[bytes]]:
@@ -160,15 +162,10 @@ class Restorer:
 
     def _string(self, key: Key) -> list[list[bytes]]:
         argv = [b"SET", key.key, decode_string(key.value)]
-        if self._keep:
-            argv.append(b"NX")
         if key.expire_ms is None:
             return [argv]
         if self._set_pxat:
             return [[*argv, b"PXAT", b"%d" % key.expire_ms]]
-        if self._keep:
-            argv += [b"PX", b"%d" % max(1, key.expire_ms - time.time_ns() // 1_000_000)]
-            return [argv]
         return [argv, [b"PEXPIREAT", key.key, b"%d" % key.expire_ms]]
 
     def _restore(self, key: Key, version: int) -> list[list[bytes]]:

@@ -82,14 +82,23 @@ def features_of(server: Server) -> Features:
     return Features(server.flavor, server.number)
 
 
-def fill(server: Server, *, prefix: bytes = b"", big: bool = False, vectors: bool = False) -> int:
+def fill(
+    server: Server,
+    *,
+    prefix: bytes = b"",
+    big: bool = False,
+    vectors: bool = False,
+    features: Features | None = None,
+    databases: tuple[int, ...] = DATABASES,
+) -> int:
     """Write it all; returns how many commands that took. AssertionError when the server refuses one.
 
     `vectors` adds a vector set where the version has them: only servers of about the same version can take it over.
+    `features`: those of another server, where that one is to hold the data too.
     """
-    features = features_of(server)
+    features = features or features_of(server)
     with Wire(server) as wire:
-        count = sum(_write(wire, db, commands(features, prefix)) for db in DATABASES)
+        count = sum(_write(wire, db, commands(features, prefix)) for db in databases)
         if features.functions:
             count += _write(wire, 0, function_library(prefix))
         if big:
@@ -99,12 +108,15 @@ def fill(server: Server, *, prefix: bytes = b"", big: bool = False, vectors: boo
     return count
 
 
-def mutate(server: Server, *, prefix: bytes = b"") -> int:
+def mutate(
+    server: Server, *, prefix: bytes = b"", features: Features | None = None, databases: tuple[int, ...] = DATABASES
+) -> int:
     """A write command of every kind, on keys that `fill` has made with this prefix. Once only per fill."""
     from tests.support.mutations import mutations
 
+    features = features or features_of(server)
     with Wire(server) as wire:
-        return sum(_write(wire, db, mutations(features_of(server), prefix)) for db in DATABASES)
+        return sum(_write(wire, db, mutations(features, prefix)) for db in databases)
 
 
 def _write(wire: Wire, db: int, some: Iterator[Command]) -> int:
