@@ -26,12 +26,13 @@ from canal.rdb.events import Key, SelectDb
 from canal.rdb.reader import RdbReader
 from canal.rdb.types import encoding_name, type_name
 from canal.rdb.wire import write_length
+from tests.support import dataset
 from tests.support.compare import Side
 from tests.support.content import Content, read_contents
-from tests.support.dataset import fill
 from tests.support.servers import Server
 
 HERE = Path(__file__).parent
+FAR_MS = 4_102_444_800_000  # 2100: nothing in a golden dump may expire while it is tested
 SMALL = 3000  # bytes of a value that may go into a golden file
 LONG = 200  # texts longer than this are kept as length and hash
 
@@ -101,8 +102,9 @@ def _form(key: Key) -> str:
 
 
 def from_server(version: str) -> None:
+    dataset._days_ahead = lambda days: FAR_MS + days * dataset.DAY_MS + 321
     with Server.start(version) as server:
-        fill(server)
+        dataset.fill(server)
         server.client().save()
         expected = {}
         with Side(server) as side:
@@ -110,7 +112,8 @@ def from_server(version: str) -> None:
                 keys = sorted(side.keys(db))
                 deadlines = side.deadlines(side.wire.call(list(side.ask_deadlines(keys))))
                 for key, content, until in zip(keys, read_contents(side, keys), deadlines, strict=True):
-                    expected[db, key] = told(content, until)
+                    if until is None or until[0] > FAR_MS:
+                        expected[db, key] = told(content, until)
         cut(_name(server), (server.directory / "dump.rdb").read_bytes(), expected)
 
 
