@@ -93,13 +93,11 @@ def _as_told_by(said: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     return {**said, "value": {**stream, "groups": groups}}
 
 
-def test_a_server_takes_each_file_as_its_dump(redis_server: StartServer, tmp_path: Path, server_version: str) -> None:
+def test_a_server_takes_each_file_as_its_dump(redis_server: StartServer, server_version: str) -> None:
     """The files themselves are sound: a server of the version that wrote them loads them."""
     server = redis_server(server_version)
-    info = server.info("server")
-    own = f"{server.flavor}-{info['valkey_version' if server.flavor == 'valkey' else 'redis_version']}"
-    if own not in SERVERS:
-        pytest.skip(f"the golden dumps were made by another patch release than {own}")
+    major, minor = server.number
+    (own,) = [name for name in SERVERS if name.startswith(f"{server.flavor}-{major}.{minor}.")]
     for path in sorted((DIRECTORY / own).glob("*.rdb")):
         dump = server.directory / "dump.rdb"
         dump.write_bytes(path.read_bytes())
