@@ -14,7 +14,8 @@ _NOSCRIPT = frozenset(info.name for info in COMMANDS if info.flags & Flag.NOSCRI
 
 def make_rules(config: LinkConfig, source: ServerKind | None, target: ServerKind, transform: Transform) -> Rules:
     """The rules of a link between servers of these kinds; ``source`` None: not known, anything may come."""
-    rewriter = Rewriter(source, target, restore=Payloads(target_of(target)))
+    # What stands in the stream succeeded where it was made; two ways, a condition that fails here would part the sides.
+    rewriter = Rewriter(source, target, restore=Payloads(target_of(target)), unconditional=config.two_way)
 
     return Rules(
         source_dc=config.source_dc,

@@ -146,3 +146,19 @@ def test_a_user_who_deletes_everything_by_name_does_not_delete_the_checkpoint(
         link.in_step(source)
         assert strings(target) == {b"k2": b"v2", b"k9": b"2"}
         assert sorted(name for name in target.client().scan_iter() if name.startswith(b"redis-canal:")) == own
+
+
+def test_two_ways_conditions_do_not_decide_again_at_the_other_side(redis_server: StartServer, tmp_path: Path) -> None:
+    source, target = redis_server(), redis_server()
+    with Link(source, target, tmp_path, two_way=True, source_dc="a", target_dc="b") as link:
+        link.streaming()
+        there = target.client()
+        there.mset({"nx": "local", "ex": "local"})
+        there.hset("h", "f", "local")
+        here = source.client()
+        here.setnx("nx", "v")
+        here.set("ex", "v", nx=True, px=10_000_000)
+        here.hsetnx("h", "f", "v")
+        link.in_step(source)
+        assert [there.get("nx"), there.get("ex"), there.hget("h", "f")] == [b"v", b"v", b"v"]
+        assert there.pttl("ex") > 9_000_000
