@@ -55,7 +55,7 @@ class NodeProcess:
         self.config.write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
 
     def start(self, *, wait: bool = True) -> Self:
-        command = [sys.executable, "-m", "console.cli.main", "node", "start", "-c", self.config]
+        command = [sys.executable, "-m", "console.cli.main", "node", "start", "-c", str(self.config)]
         with self.log_file.open("ab") as log:
             self.process = spawn(command, stdout=log, stderr=log, cwd=ROOT, env=self.environ)
         if wait:

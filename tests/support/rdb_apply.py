@@ -22,13 +22,13 @@ TEMPORARY = b"temporary:"
 def snapshot(server: Server) -> bytes:
     """The bytes of an RDB that the server writes now."""
     server.client().save()
-    config = server.client().config_get("dir", "dbfilename") if server.number >= (7, 0) else _old_config(server)
-    return (Path(config["dir"]) / config["dbfilename"]).read_bytes()
+    return (Path(_setting(server, "dir")) / _setting(server, "dbfilename")).read_bytes()
 
 
-def _old_config(server: Server) -> dict[str, str]:
-    client = server.client()
-    return {**client.config_get("dir"), **client.config_get("dbfilename")}
+def _setting(server: Server, name: str) -> str:
+    value = server.client().config_get(name)[name]
+    assert value is not None
+    return value
 
 
 def target_of(server: Server) -> Target:

@@ -66,7 +66,7 @@ class Tap:
         """All that was propagated since the last call. PING, REPLCONF and SELECT are left out."""
         self._marks += 1
         mark = b"%d" % self._marks
-        self._client.execute_command("SET", _END, mark)
+        self._client.set(_END, mark)
         taken: list[Taken] = []
         while True:
             argv: Any = self._reader.gets()
