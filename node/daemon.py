@@ -348,7 +348,7 @@ class Daemon:
     async def _resync(self, job: Job, shard: Shard) -> None:
         """Do one resync: a new snapshot, until it streams again; ends early when it was cancelled or cannot be."""
         log.info("%s: full resync asked for by %s (job %s)", shard.id, job.by or "somebody", job.id)
-        shard.restart(resync=True)
+        shard.restart(resync=True, confirmed=bool(job.options.get("confirm")))
         run = shard.known.state.run
         try:
             while True:

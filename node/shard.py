@@ -86,6 +86,7 @@ class Shard:
         self._fresh = True  # no worker has run under this epoch yet
         self._restart = False
         self._resync = False
+        self._confirmed = False
         self._restarts = 0
         self._restart_reason = ""
         self._healthy_since = 0.0
@@ -103,10 +104,12 @@ class Shard:
             self._changed.set()
             self._host.publish()
 
-    def restart(self, *, resync: bool = False) -> None:
-        """Start the worker anew, a failed one too; ``resync``: from a new snapshot."""
+    def restart(self, *, resync: bool = False, confirmed: bool = False) -> None:
+        """Start the worker anew, a failed one too; ``resync``: from a new snapshot, which may remove much of the
+        target when that is ``confirmed``."""
         self._restart = True
         self._resync = self._resync or resync
+        self._confirmed = confirmed
         self._backoff.reset()
         self._changed.set()
 
@@ -162,7 +165,8 @@ class Shard:
         self._config = self._made_config()
         config = self._config
         if self._resync:
-            config = replace(config, snapshot=replace(config.snapshot, mode="always"))
+            snapshot = replace(config.snapshot, mode="always", confirmed=self._confirmed)
+            config = replace(config, snapshot=snapshot)
             self._resync = False
         self.failed = ""
         self.status = None
@@ -205,6 +209,7 @@ class Shard:
             credentials=config.credentials,
             state_dir=config.state_dir,
             epoch=self.lease.epoch,
+            allow_hooks=config.allow_hooks,
         )
 
     async def _listen(self, child: Child) -> End | None:

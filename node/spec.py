@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,14 @@ def to_link_config(
     credentials: Mapping[str, Credential],
     state_dir: Path,
     epoch: int,
+    allow_hooks: bool = False,
 ) -> LinkConfig:
     """One shard's link under ``epoch``, its credentials resolved on this machine. Raises ConfigError."""
     spec = read_spec(record)
+    if spec.map.hook and not allow_hooks:
+        raise ConfigError(
+            f"task {spec.task} names the hook {spec.map.hook}, and this node runs none: allow_hooks: true in node.yaml"
+        )
     snapshot, journal = spec.snapshot, spec.journal
     return LinkConfig(
         task=spec.task,
@@ -77,6 +83,7 @@ def to_link_config(
             retain_seconds=journal.retain_seconds,
             tail_bytes=journal.tail_bytes,
         ),
+        transform=replace(spec.transform, hook=spec.map.hook),
         batch_bytes=spec.batch_bytes,
         batch_commands=spec.batch_commands,
     )

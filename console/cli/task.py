@@ -144,10 +144,13 @@ def pause(task: str, wait: bool, timeout: float, **given: Any) -> int:
 @command.command()
 @click.argument("task")
 @yes_option
+@click.option(
+    "--confirm", is_flag=True, help="Allow it to remove much of the target; see the message that asks for it."
+)
 @click.option("--job-timeout", default=86400.0, show_default=True, metavar="SECONDS", help="End the job after so long.")
 @where_options
 @wait_options
-def resync(task: str, yes: bool, job_timeout: float, wait: bool, timeout: float, **given: Any) -> int:
+def resync(task: str, yes: bool, confirm: bool, job_timeout: float, wait: bool, timeout: float, **given: Any) -> int:
     """Bring TASK's target up from a new snapshot. Prints the id of the job that does it."""
     from node.jobs import JobQueue
 
@@ -159,7 +162,7 @@ def resync(task: str, yes: bool, job_timeout: float, wait: bool, timeout: float,
             click.confirm(f"Apply a new snapshot of the whole source to the target of {task}?", abort=True, err=True)
         queue = JobQueue(access.coordinator.store)
         jobs = [
-            queue.put("resync", task, shard=shard.shard, by=who(), timeout_s=job_timeout)
+            queue.put("resync", task, shard=shard.shard, by=who(), timeout_s=job_timeout, confirm=confirm)
             for shard in access.coordinator.tasks.shard_ids(task)
         ]
         for job in jobs:

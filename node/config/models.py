@@ -16,6 +16,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from canal.errors import ConfigError
 from canal.url import Endpoint, parse_url
 from node.coordination.records import check_name
+from sync.filters import KeyPattern
+from sync.transform import Transform, TransformOptions
 
 _SIZE = re.compile(r"(\d{1,18})\s*([kmgt]?)(?:i?b)?\Z", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -148,6 +150,7 @@ class NodeConfig(Strict):
     max_shards: Annotated[int, Field(ge=0, le=100_000)] = 256
     lease_timeout_seconds: Annotated[float, Field(ge=1, le=600)] = 10.0
     publish_seconds: Annotated[float, Field(ge=0.5, le=300)] = 5.0
+    allow_hooks: bool = Field(default=False, description="tasks may name Python functions that this node then runs")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     credentials: dict[str, Credential] = {}
 
@@ -206,6 +209,31 @@ class JournalConfig(Strict):
     tail_bytes: Annotated[Size, Field(ge=65536)] = 8 << 20
 
 
+class SelectionConfig(Strict):
+    """What a filter names. Keys: ``prefix:TEXT``, ``regex:EXPRESSION`` or a glob."""
+
+    databases: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    keys: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+class FilterConfig(Strict):
+    """What is carried (nothing included: everything), and what is left out of that."""
+
+    include: SelectionConfig = SelectionConfig()
+    exclude: SelectionConfig = SelectionConfig()
+
+
+class MapConfig(Strict):
+    """What keys become at the target. ``hook``: ``MODULE:FUNCTION``, only where a node's allow_hooks permits it."""
+
+    databases: dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = {}
+    remove_prefix: str = ""
+    add_prefix: str = ""
+    hook: Annotated[str, Field(pattern=r"^$|^[\w.]+:\w+$")] = ""
+
+
 class TaskSpec(Strict):
     """task.yaml, and the spec in a coordinator: one direction. ``direct`` is worked out when the task is created."""
 
@@ -214,6 +242,8 @@ class TaskSpec(Strict):
     target: SideConfig
     two_way: TwoWayConfig | None = None
     direct: tuple[Datacenter, ...] = ()
+    filter: FilterConfig = FilterConfig()
+    map: MapConfig = MapConfig()
     snapshot: SnapshotConfig = SnapshotConfig()
     journal: JournalConfig = JournalConfig()
     on_error: Literal["stop", "continue"] = "stop"
@@ -229,7 +259,30 @@ class TaskSpec(Strict):
             raise ValueError(f"source and target are the same server ({self.source.endpoint.address})")
         if self.two_way is not None and self.two_way.peer == self.task:
             raise ValueError("two_way.peer names this task itself; name the task of the other direction")
+        try:
+            Transform(self.transform)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return self
+
+    @property
+    def transform(self) -> TransformOptions:
+        """Filter and map as a link wants them. Raises ConfigError for a pattern that is none."""
+        include, exclude = self.filter.include, self.filter.exclude
+        return TransformOptions(
+            include_databases=frozenset(include.databases),
+            exclude_databases=frozenset(exclude.databases),
+            include_keys=tuple(KeyPattern.parse(word) for word in include.keys),
+            exclude_keys=tuple(KeyPattern.parse(word) for word in exclude.keys),
+            include_types=frozenset(include.types),
+            exclude_types=frozenset(exclude.types),
+            include_commands=frozenset(include.commands),
+            exclude_commands=frozenset(exclude.commands),
+            db_map=dict(self.map.databases),
+            add_prefix=self.map.add_prefix.encode(),
+            remove_prefix=self.map.remove_prefix.encode(),
+            hook="",
+        )
 
 
 class DatacenterConfig(Strict):

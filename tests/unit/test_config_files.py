@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -39,17 +40,13 @@ def test_the_samples_are_valid_and_say_what_the_defaults_are() -> None:
 
 
 def test_commented_values_of_the_task_sample_are_valid_too() -> None:
-    text = "\n".join(
-        line.replace("# ", "", 1) if line.lstrip().startswith(("# existing", "# big", "# max", "# conn")) else line
-        for line in (CONFIGS / "task.yaml").read_text().splitlines()
-    )
-    head, _, tail = text.partition("# writer:")
-    uncommented = head + "# writer:" + tail
-    uncommented = "\n".join(
-        line[2:] if line.startswith(("# writer", "# batch", "# journal", "#   ")) else line
-        for line in uncommented.splitlines()
-    )
-    assert parse(TaskSpec, uncommented, "task.yaml") == load_task(CONFIGS / "task.yaml")
+    section = re.compile(r"# (\w+:|  )")
+    lines = (CONFIGS / "task.yaml").read_text().splitlines()
+    body = [line for line in lines if not line.startswith("# ") or section.match(line)]
+    uncommented = "\n".join(re.sub(r"^(\s*)# (?=[ \w]+:)", r"\1", line) for line in body)
+    task = parse(TaskSpec, uncommented, "task.yaml")
+    assert task.journal.fsync == "everysec" and task.map.databases == {1: 2} and task.snapshot.connections == 1
+    assert task.filter.exclude.commands == ("publish",) and len(task.transform.include_keys) == 3
 
 
 def test_an_empty_node_file_is_a_node_of_this_host_on_its_own_sqlite_file() -> None:
@@ -131,6 +128,14 @@ def test_mistakes_in_a_node_file(text: str, message: str) -> None:
             "expected a size such as 512m or 2GiB, got 'lots'",
         ),
         ("task: sh-bj", "task: sh-bj\nsnapshot: {stale_keys: drop}", "expected 'delete' or 'keep', got 'drop'"),
+        ("task: sh-bj", "task: sh-bj\nfilter: {include: {keys: ['regex:(']}}", "not a regular expression"),
+        ("task: sh-bj", "task: sh-bj\nfilter: {include: {types: [sets]}}", "types sets are not known"),
+        (
+            "task: sh-bj",
+            "task: sh-bj\nmap: {databases: {0: 2, 1: 2}}",
+            "two databases of the source have the same target",
+        ),
+        ("task: sh-bj", "task: sh-bj\nmap: {hook: os.system}", "map.hook"),
         ("task: sh-bj", "", "task is missing"),
     ],
 )

@@ -89,6 +89,20 @@ def test_link_defaults_and_spec_defaults_are_the_same(tmp_path: Path) -> None:
     assert link.journal == JournalOptions() and link.snapshot == SnapshotOptions()
 
 
+def test_a_hook_runs_only_where_the_node_allows_it(tmp_path: Path) -> None:
+    spec = {
+        "task": "a",
+        "source": {"datacenter": "x", "url": "redis://h1"},
+        "target": {"datacenter": "y", "url": "redis://h2"},
+        "map": {"hook": "some.module:function"},
+    }
+    record = TaskRecord("a", "u", spec)
+    with pytest.raises(ConfigError, match=r"names the hook some\.module:function, and this node runs none"):
+        to_link_config(record, "0", credentials={}, state_dir=tmp_path, epoch=1)
+    link = to_link_config(record, "0", credentials={}, state_dir=tmp_path, epoch=1, allow_hooks=True)
+    assert link.transform.hook == "some.module:function"
+
+
 def test_a_spec_of_a_newer_program_is_refused_clearly() -> None:
     record = TaskRecord("a", "u", {**write_spec(load_task(SAMPLE)), "invented": 1})
     with pytest.raises(ConfigError, match="specification of task a cannot be used: invented"):
