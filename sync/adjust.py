@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from canal.commands import COMMANDS, Flag, ServerKind
 from sync.config import LinkConfig
+from sync.expiry import LOOKED_AT, ExpiryRule
 from sync.restore import target_of
 from sync.rewrite import Payloads, Rewriter
 from sync.transform import Transform, compose
-from sync.unit import Rules
+from sync.unit import Adjusted, Dropped, Rules
 
+_TIMED = frozenset(info.name for info in COMMANDS if info.flags & Flag.RELATIVE)
 _NOSCRIPT = frozenset(info.name for info in COMMANDS if info.flags & Flag.NOSCRIPT)
 
 
-def make_rules(config: LinkConfig, source: ServerKind | None, target: ServerKind, transform: Transform) -> Rules:
+def make_rules(
+    config: LinkConfig,
+    source: ServerKind | None,
+    target: ServerKind,
+    transform: Transform,
+    expiry: ExpiryRule | None = None,
+) -> Rules:
     """The rules of a link between servers of these kinds; ``source`` None: not known, anything may come."""
     # What stands in the stream succeeded where it was made; two ways, a condition that fails here would part the sides.
     rewriter = Rewriter(source, target, restore=Payloads(target_of(target)), unconditional=config.two_way)
 
-    return Rules(
+    rules = Rules(
         source_dc=config.source_dc,
         drop=frozenset({config.target_dc, *config.direct}),
         plain=rewriter.plain() if transform.identity else {},
@@ -27,3 +35,37 @@ def make_rules(config: LinkConfig, source: ServerKind | None, target: ServerKind
         max_commands=config.batch_commands,
         max_bytes=config.batch_bytes,
     )
+    if expiry is not None:
+        _mind_expiry(rules, rewriter, expiry)
+    return rules
+
+
+def _mind_expiry(rules: Rules, rewriter: Rewriter, expiry: ExpiryRule) -> None:
+    """Two ways: deadlines are followed, and deletes of what has expired become conditional."""
+    inner = rules.adjust
+    plain = rules.plain = {name: count for name, count in rules.plain.items() if name.upper() not in LOOKED_AT}
+    if not len(expiry.deadlines):  # a SET takes a deadline away, and there are none yet
+        plain[b"SET"] = plain[b"set"] = 3
+
+    def observe(db: int, argv: list[bytes], received_ms: int) -> None:
+        if argv[0].upper() not in LOOKED_AT and argv[0].upper() not in _TIMED:
+            return
+        spoken = rewriter.command(argv, received_ms, db)
+        for out in spoken if isinstance(spoken, list) else ():
+            expiry.observe(db, out)
+        if b"SET" in plain and len(expiry.deadlines):
+            del plain[b"SET"], plain[b"set"]
+
+    def adjust(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
+        if argv[0].upper() in (b"DEL", b"UNLINK"):
+            judged = expiry.judge(db, argv, received_ms)
+            expiry.observe(db, argv)
+            if judged is not None:
+                carried = [inner(db, one, received_ms, end) for one in judged]
+                return [piece for one in carried if isinstance(one, list) for piece in one] or Dropped("expired")
+        else:
+            observe(db, argv, received_ms)
+        return inner(db, argv, received_ms, end)
+
+    rules.adjust = adjust
+    rules.observe = observe

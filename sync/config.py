@@ -64,5 +64,6 @@ class LinkConfig:
     snapshot: SnapshotOptions = field(default_factory=SnapshotOptions)
     journal: JournalOptions = field(default_factory=JournalOptions)
     transform: TransformOptions = field(default_factory=TransformOptions)
+    expiry_max_keys: int = 10_000_000  # two-way: deadlines that are tracked
     batch_bytes: int = 256 * 1024
     batch_commands: int = 1000

@@ -17,6 +17,8 @@ from sync.adjust import make_rules
 from sync.batch import Batch, command_at
 from sync.config import LinkConfig
 from sync.deadletter import DeadLetters
+from sync.deadline_scan import scan_deadlines
+from sync.expiry import Deadlines, ExpiryRule
 from sync.failover import Fork
 from sync.linkstate import LinkState
 from sync.preflight import kind, refuse_cluster, refuse_same, refuse_same_stream, refuse_strangers, source_info
@@ -70,6 +72,8 @@ class Replay:
         self._members: list[bytes] = []  # of the set of keys that wait to be fetched
         self._found_at = 0  # newest position found in the target's checkpoint
         self._asked_always = False
+        self._expiry = ExpiryRule(Deadlines(config.expiry_max_keys)) if config.two_way else None
+        self._learned = False  # the deadlines at the source are known
         self._key = checkpoint_key(config.task, config.shard)
 
     def pause(self, paused: bool) -> None:
@@ -243,12 +247,15 @@ class Replay:
         offset, db = start.offset, checkpoint.db if plan == "stream" else 0
         if plan == "snapshot":
             status.state = "snapshot"
+            session.deadlines = None if self._expiry is None else self._expiry.deadlines
             await self._snapshot_run(session, checkpoint, target).run()
+            self._learned = True
         status.state, status.detail = "streaming", ""
         status.applied_offset = offset
         self._watch.note_boundary(offset, db)
         await self._mind_refetch(session, fork, target)
-        rules = make_rules(config, self._watch.kind, target, self._transform)
+        await self._learn_deadlines()
+        rules = make_rules(config, self._watch.kind, target, self._transform, self._expiry)
         await session.stream(rules, offset, db, lambda: self.stop_by is not None)
         return self.stop_by is not None
 
@@ -298,6 +305,19 @@ class Replay:
         resumes = checkpoint.snapshot and checkpoint.position == self._capture.spool.position
         first = checkpoint.first if checkpoint.snapshot else checkpoint.position is None
         return SnapshotRun(session, checkpoint.progress if resumes else 0, first, target, self._transform)
+
+    async def _learn_deadlines(self) -> None:
+        """Two ways, after a restart: deletes can only be judged by deadlines that are known."""
+        if self._expiry is None:
+            return
+        self._expiry.offset_ms = self._watch.clock_offset_ms
+        if not self._learned:
+            try:
+                found = await scan_deadlines(self._config.source, self._expiry.deadlines)
+                log.info("%d keys of the source have a deadline", found)
+            except CanalError as error:
+                log.warning("the source's deadlines are not known, its deletes go unjudged: %s", error)
+            self._learned = True
 
     # --- keys fetched again ---
 

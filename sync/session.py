@@ -17,6 +17,7 @@ from canal.position import Position
 from sync.batch import Batch, Batcher, command_at, without
 from sync.config import LinkConfig
 from sync.deadletter import DeadLetters, describe
+from sync.expiry import Deadlines
 from sync.fetch import fetch
 from sync.refetch import Fetched, Refetch, unit_of
 from sync.status import LinkStatus
@@ -92,6 +93,7 @@ class Session:
         self._dropped_since = 0.0
         self.refetch: Refetch | None = None
         self.guard: TtlGuard | None = None
+        self.deadlines: Deadlines | None = None  # two ways: those of the snapshot are learned
         self._fetching: asyncio.Task[list[Fetched]] | None = None
         self._fetch_not_before = 0.0
 
@@ -399,11 +401,12 @@ class Session:
                 troubles.snapshot_single = True
             troubles.single_until = max(troubles.single_until, batch.end)
             return None
+        skip = troubles.snapshot_skip if batch.snapshot else troubles.skip
         first: CanalError | None = None
         for number, text in error.failures:
             found = command_at(batch, number)
             if found is not None:
                 db, argv, end = found
                 first = first or self.give_up(end, db, argv, text)
-                troubles.skip.setdefault(batch.units[0].end, set()).add(number)
+                skip.setdefault(batch.units[0].end, set()).add(number)
         return first if self.config.on_error == "stop" else None

@@ -100,6 +100,7 @@ class Rules:
     adjust: Adjust
     noscript: frozenset[bytes] = frozenset()
     flush: str = "replay"  # replay | drop | stop
+    observe: Callable[[int, list[bytes], int], None] | None = None  # told of what is dropped as an echo, too
     max_commands: int = 1000
     max_bytes: int = 256 * 1024
 
@@ -273,7 +274,9 @@ class UnitReader:
             return
         tx = self._tx
         if tx is not None and tx.tag is not None and tx.tag.origin in self.rules.drop:
-            tx.count += 1  # of a transaction that will be dropped: its commands need no further look
+            tx.count += 1  # of a transaction that will be dropped: its commands are not replayed
+            if self.rules.observe is not None:
+                self.rules.observe(tx.db, argv, self._received_ms)
             return
         db = self.db if tx is None else tx.db
         adjusted: Adjusted | None = self._flush(name, base + pos) if name in FLUSH_NAMES else None

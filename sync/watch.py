@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -28,6 +29,7 @@ class SourceWatch:
     def __init__(self, config: LinkConfig, sent_to: Callable[[], int]) -> None:
         self.kind: ServerKind | None = None
         self.backlog_bytes = 1 << 20
+        self.clock_offset_ms = 0  # the source's clock minus ours
         self._config = config
         self._sent_to = sent_to
         self._boundaries: deque[tuple[int, int]] = deque(maxlen=_BOUNDARIES)
@@ -37,6 +39,8 @@ class SourceWatch:
         """Take up what the source said of itself."""
         self.kind = kind(info)
         self.backlog_bytes = info.backlog_bytes or self.backlog_bytes
+        if info.clock_ms:
+            self.clock_offset_ms = info.clock_ms - time.time_ns() // 1_000_000
 
     def note_boundary(self, offset: int, db: int) -> None:
         """Remember (offset, database) of unit boundaries, sparsely: a fork needs one at or before it."""

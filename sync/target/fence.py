@@ -42,6 +42,7 @@ class ServerInfo:
     backlog_bytes: int = 0
     replid2: str = ""
     second_offset: int = -1  # first offset at which replid2 is not valid any more
+    clock_ms: int = 0  # its clock when it answered, unix ms; 0 when it does not say (before 6.0)
 
     @property
     def numbers(self) -> tuple[int, int, int]:
@@ -80,6 +81,7 @@ def server_info(raw: bytes) -> ServerInfo:
         backlog_bytes=_number(fields.get("repl_backlog_size", "0")),
         replid2=fields.get("master_replid2", ""),
         second_offset=_number(fields.get("second_repl_offset", "-1")),
+        clock_ms=_number(fields.get("server_time_usec", "0")) // 1000,
     )
 
 

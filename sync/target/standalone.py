@@ -39,6 +39,15 @@ local found = redis.call('HMGET', KEYS[1], 'pos', 'epoch', 'snap')
 if (found[1] or '') ~= ARGV[1] or (found[2] or '0') ~= ARGV[2] or (found[3] or '0') ~= ARGV[3] then
   return redis.error_reply('MOVED_ON checkpoint is ' .. tostring(found[1]) .. ' epoch ' .. tostring(found[2]))
 end
+local function delete_if(key, deadline, sure)
+  local left = redis.call('PTTL', key)
+  if left == -2 or (left == -1 and sure == '1') then return 0 end
+  if left >= 0 then
+    local time = redis.call('TIME')
+    if time[1] * 1000 + math.floor(time[2] / 1000) + left > tonumber(deadline) then return 0 end
+  end
+  return redis.call('DEL', key)
+end
 local failed = {}
 local at, number, total = 4, 0, #ARGV
 while at <= total do
@@ -46,7 +55,12 @@ while at <= total do
   if number == 0 then
     redis.call(unpack(ARGV, at + 1, at + argc))
   else
-    local reply = redis.pcall(unpack(ARGV, at + 1, at + argc))
+    local reply
+    if ARGV[at + 1] == 'EVAL' then  -- scripts cannot call scripts: the only one that comes here is sync.expiry's
+      reply = delete_if(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
+    else
+      reply = redis.pcall(unpack(ARGV, at + 1, at + argc))
+    end
     if type(reply) == 'table' and reply.err then
       failed[#failed + 1] = number
       failed[#failed + 1] = reply.err
