@@ -124,7 +124,7 @@ class Capture:
         if position is not None and not self.journal.covers(position):
             notes.append(f"the snapshot at {position} is of no use without the stream after it, which is not on disk")
             self.spool.delete()
-            self._torn = True
+            self._torn = not self.journal.positioned  # else the checkpoint tells whether the journal is of use
         if self.journal.positioned:
             self.tail.restart(self.journal.end)
             self.status.offset = self.journal.end
@@ -165,6 +165,8 @@ class Capture:
         ``mid_snapshot``: the checkpoint stands within the snapshot taken at ``position``.
         """
         if position is not None and not mid_snapshot and self.journal.covers(position):
+            if self.spool.complete:
+                self.spool.delete()  # applied, and the process ended or the target was lost before it could go
             return "stream"
         if self.spool.position is not None:
             return "snapshot"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -308,8 +309,11 @@ class Journal:
             return
         writer.applied = applied_offset
         segments = writer.store.segments
+        limits = self._limits
         if writer.full_reason is not None or (
-            len(segments) > 1 and segments[0].end <= applied_offset - self._limits.retain_bytes
+            len(segments) > 1
+            and segments[0].end <= applied_offset - limits.retain_bytes
+            and segments[0].last_ms <= (time.time() - limits.retain_seconds) * 1000
         ):
             writer.put(Wake())
 

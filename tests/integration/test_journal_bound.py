@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from canal.endpoint import parse_url
+from canal.journal.spool import Spool
+from canal.position import Position
 from sync.config import JournalOptions, LinkConfig
 from sync.link import Link
 from tests.conftest import StartServer
@@ -98,3 +100,41 @@ async def test_outage_longer_than_the_backlog_costs_no_full_resync(
     assert source.sync_full == 1
     link.stop()
     await running
+
+
+@pytest.mark.parametrize("covered", [True, False], ids=["stream on disk", "stream released"])
+async def test_snapshot_left_behind_does_not_stop_capture(
+    redis_server: StartServer, tmp_path: Path, covered: bool
+) -> None:
+    """The target was lost, or the daemon killed, between the end of the snapshot and the deletion of its file."""
+    source, target = redis_server("7.0"), redis_server("7.0")
+    state = tmp_path / "state"
+    options = JournalOptions(segment_bytes=1000, retain_bytes=1 << 20 if covered else 0, retain_seconds=0)
+    config = LinkConfig("t", parse_url(source.url), parse_url(target.url), state, journal=options)
+    link = Link(config)
+    running = asyncio.create_task(link.run())
+    await eventually(lambda: link.status.state == "streaming", 30, "streaming")
+    start = Position(source.replid, link.status.journal_start)
+    await asyncio.to_thread(_write, source, 500)
+    await eventually(lambda: link.status.applied_offset >= source.offset, 20, "the target to be in step")
+    await eventually(lambda: covered or link.status.journal_start > start.offset, 20, "the oldest to be released")
+    link.stop()
+    await running
+    spool = Spool(state / "snapshot")
+    spool.open()
+    spool.begin(start, None)
+    spool.write(b"of no use any more")
+    spool.finish()
+    await eventually(lambda: spool.complete, 10, "the snapshot to be complete")
+    spool.close()
+
+    await asyncio.to_thread(_write, source, 100)
+    link = Link(config)
+    running = asyncio.create_task(link.run())
+    await eventually(lambda: link.status.source_connected, 10, "capture to go on")
+    await eventually(lambda: link.status.applied_offset >= source.offset, 20, "the target to be in step")
+    await asyncio.to_thread(wait_equal, source, target, 20)
+    assert source.sync_full == 1
+    link.stop()
+    await running
+    assert list((state / "snapshot").iterdir()) == []
