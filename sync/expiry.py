@@ -39,7 +39,7 @@ class Deadlines:
     """Deadlines by key: 16 bytes a slot in 256 open-addressed tables, 24 to 36 bytes a key.
 
     64-bit hashes stand for keys; that two keys share one is as likely as in `sync.keyset`, and would only make one
-    delete conditional. At most ``max_keys`` are kept; beyond that new ones are not tracked, and counted in ``untracked``:
+    delete conditional. At most ``max_keys`` are kept; new ones are not tracked but counted in ``untracked``:
     their deletes go unconditionally, so that a user's DEL is never left out.
     """
 
