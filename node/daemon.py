@@ -47,7 +47,7 @@ T = TypeVar("T")
 TICK_S = 1.0
 DEBOUNCE_S = 0.05
 LINES_KEPT = 500
-NEEDS_RESTART = ("node", "datacenter", "coordination", "state_dir", "http", "lease_timeout_seconds")
+NEEDS_RESTART = ("node", "datacenter", "coordination", "state_dir", "http", "lease_timeout_seconds", "max_shards")
 
 
 class Daemon:
@@ -216,8 +216,9 @@ class Daemon:
             except (Refused, AuthError) as error:
                 if not self.facts:
                     raise
+                if str(error) != self.trouble:
+                    log.error("%s", error)
                 self.trouble = str(error)
-                log.error("%s", error)
             self._notifier.status(self._summary())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), TICK_S)
@@ -394,8 +395,6 @@ class Daemon:
             if getattr(new, name) != value:
                 log.warning("configuration: %s takes effect with the next restart of the node", name)
         old, self.config = self.config, new.model_copy(update=kept)
-        if new.max_shards != old.max_shards:
-            log.warning("configuration: max_shards takes effect with the next restart of the node")
         if new.log_level != old.log_level:
             for room in ("canal", "sync", "node"):
                 logging.getLogger(room).setLevel(new.log_level.upper())

@@ -20,7 +20,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from canal.errors import ConfigError
-from node.metrics import CONTENT_TYPE, LinkCollector
+from node.metrics import CONTENT_TYPE, LinkCollector, NodeFigures
 from sync.status import LinkStatus
 
 log = logging.getLogger(__name__)
@@ -177,12 +177,13 @@ def standard_routes(
     *,
     version: str = "",
     framing: str = "",
+    node: Callable[[], NodeFigures] | None = None,
 ) -> dict[str, Route]:
     """``/metrics``, ``/status``, ``/liveness`` and ``/readiness`` over the given functions, called at each request.
 
     ``not_ready`` answers why not, or None; liveness says only that the loop turns.
     """
-    collector = LinkCollector(statuses, version, framing)
+    collector = LinkCollector(statuses, version, framing, node)
 
     def readiness() -> Response:
         reason = not_ready()

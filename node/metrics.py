@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final, get_args
 
 from prometheus_client.core import (
@@ -60,8 +61,11 @@ GAUGES: Final[tuple[tuple[str, str, Value], ...]] = (
     ),
     ("replication_lag_bytes", "Bytes received and not yet applied.", lambda s: s.lag_bytes),
     ("last_applied_timestamp_seconds", "When anything was last applied.", lambda s: s.last_applied or None),
+    ("applied_age_seconds", "Time since anything was applied; grows while idle.", lambda s: s.applied_age_seconds),
     ("last_heard_timestamp_seconds", "When anything last came from the source.", lambda s: s.last_heard or None),
     ("start_timestamp_seconds", "When this link started in this process.", lambda s: s.started),
+    ("paused", "1 while replay stands still because somebody asked for it.", lambda s: s.paused),
+    ("fenced", "1 after the link ended because a newer owner writes to its target.", lambda s: s.fenced),
     ("lease_epoch", "Fencing epoch of this link's writer.", lambda s: s.epoch),
     ("journal_size_bytes", "Bytes that the journal holds.", lambda s: s.journal_bytes),
     ("journal_start_offset_bytes", "Oldest stream position that the journal holds.", lambda s: s.journal_start),
@@ -69,6 +73,35 @@ GAUGES: Final[tuple[tuple[str, str, Value], ...]] = (
         "journal_full",
         "1 while capture has left the source because the journal has no room.",
         lambda s: s.journal_full is not None,
+    ),
+    (
+        "journal_room_bytes",
+        "What the journal may still take, by its bound and its disk; absent while unknown.",
+        lambda s: s.journal_room_bytes,
+    ),
+    (
+        "journal_room_seconds",
+        "How long that lasts at the present write rate if replay stood still; absent while nothing is written.",
+        lambda s: s.journal_room_seconds,
+    ),
+    ("source_rate_bytes_per_second", "Write rate of the source's stream, over a minute.", lambda s: s.source_rate),
+    ("source_backlog_bytes", "The source's backlog size; absent while unknown.", lambda s: s.backlog_bytes or None),
+    (
+        "source_backlog_left_seconds",
+        "How long the source still holds what is not received; 0: lost. Absent while unknown.",
+        lambda s: s.backlog_left_seconds,
+    ),
+    ("dead_letters_waiting", "Dead letters that nobody has dealt with.", lambda s: s.dead_letters_waiting),
+    ("refetch_waiting_keys", "Keys that wait to be fetched from the source.", lambda s: s.refetch_keys),
+    (
+        "throttle_commands_per_second",
+        "Replay limit in force, backing off included; absent while there is none.",
+        lambda s: s.throttle_commands_per_second or None,
+    ),
+    (
+        "throttle_bytes_per_second",
+        "Replay limit in force, backing off included; absent while there is none.",
+        lambda s: s.throttle_bytes_per_second or None,
     ),
     ("snapshot_received_bytes", "Bytes of the newest snapshot received.", lambda s: s.snapshot.bytes_received),
     ("snapshot_applied_bytes", "Bytes of the newest snapshot applied.", lambda s: s.snapshot.bytes_done),
@@ -101,6 +134,9 @@ COUNTERS: Final[tuple[tuple[str, str, Value], ...]] = (
     ("partial_resyncs", "Reconnections that the source continued.", lambda s: s.partial_resyncs),
     ("errors", "Errors met, transient ones included.", lambda s: s.errors),
     ("dead_letters", "Commands written to the dead-letter file.", lambda s: s.dead_letters),
+    ("throttled_seconds", "Time in which replay waited for its throttle.", lambda s: s.throttled_seconds),
+    ("ttl_holds", "Deadlines held off because the link was late.", lambda s: s.ttl_holds),
+    ("refetched_keys", "Keys fetched from the source.", lambda s: s.refetched_keys),
 )
 
 # name, help, further label, (label value, value) pairs
@@ -133,12 +169,46 @@ LABELLED_GAUGES: Final[tuple[tuple[str, str, str, Values], ...]] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class NodeFigures:
+    """What a node tells of itself beside its links. ``unassigned``: wanted shards of the datacenter without a node."""
+
+    node: str
+    datacenter: str
+    coordinated: bool
+    shards: int
+    failed: int
+    max_shards: int
+    unassigned: int
+
+
+# name, help, value
+NODE_GAUGES: Final[tuple[tuple[str, str, Callable[[NodeFigures], float]], ...]] = (
+    ("node_coordinator_connected", "1 while the node reaches its coordinator.", lambda n: n.coordinated),
+    ("node_shards", "Shards that the node holds.", lambda n: n.shards),
+    ("node_failed_shards", "Shards of the node that stand still for a person.", lambda n: n.failed),
+    ("node_max_shards", "Shards that the node takes at most.", lambda n: n.max_shards),
+    (
+        "node_unassigned_shards",
+        "Wanted shards of the datacenter that no node holds, as this node last saw it.",
+        lambda n: n.unassigned,
+    ),
+)
+
+
 class LinkCollector(Collector):
     """Reads every status anew at each scrape. ``statuses`` is called in the thread that collects."""
 
-    def __init__(self, statuses: Callable[[], Iterable[LinkStatus]], version: str = "", framing: str = "") -> None:
+    def __init__(
+        self,
+        statuses: Callable[[], Iterable[LinkStatus]],
+        version: str = "",
+        framing: str = "",
+        node: Callable[[], NodeFigures] | None = None,
+    ) -> None:
         self._statuses = statuses
         self._build = (version, platform.python_version(), framing)
+        self._node = node
 
     def collect(self) -> Iterator[Metric]:
         links = [(_labels(status), status) for status in self._statuses()]
@@ -149,6 +219,8 @@ class LinkCollector(Collector):
         yield from _labelled(links, LABELLED_COUNTERS, CounterMetricFamily)
         yield _fsync(links)
         yield _latency(links)
+        if self._node is not None:
+            yield from _node(self._node())
 
     def render(self) -> bytes:
         """The body of ``/metrics`` in Prometheus's text format 0.0.4 (``CONTENT_TYPE``)."""
@@ -160,6 +232,13 @@ class LinkCollector(Collector):
         )
         family.add_metric(self._build, 1)
         return family
+
+
+def _node(figures: NodeFigures) -> Iterator[Metric]:
+    for name, text, value in NODE_GAUGES:
+        family = GaugeMetricFamily(f"rediscanal_{name}", text, labels=("node", "datacenter"))
+        family.add_metric((figures.node, figures.datacenter), float(value(figures)))
+        yield family
 
 
 Links = list[tuple[tuple[str, ...], LinkStatus]]

@@ -5,12 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from node.http import HttpServer, document, standard_routes
+from node.metrics import NodeFigures
+from sync.status import LinkStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from node.daemon import Daemon
-    from sync.status import LinkStatus
+    from node.shard import Shard
+
+
+def _without_worker(shard: Shard) -> LinkStatus:
+    spec = shard.record.spec
+    sides = [str(spec.get(side, {}).get("datacenter", "")) for side in ("source", "target")]
+    status = LinkStatus(shard.id.task, shard.id.shard, *sides, paused=shard.record.desired == "paused")
+    if shard.failed:
+        status.state, status.last_error = "failed", shard.failed
+    return status
 
 
 class NodeHttp:
@@ -19,7 +30,9 @@ class NodeHttp:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         host, _, port = daemon.config.http.listen.rpartition(":")
-        routes = standard_routes(self._statuses, self._document, self._not_ready, version=daemon.version)
+        routes = standard_routes(
+            self._statuses, self._document, self._not_ready, version=daemon.version, node=self._figures
+        )
         self._server = HttpServer(host.strip("[]"), int(port), {**routes, "/logs": lambda: document(self._logs())})
 
     async def start(self) -> None:
@@ -31,7 +44,22 @@ class NodeHttp:
         await self._server.close()
 
     def _statuses(self) -> Iterable[LinkStatus]:
-        return [shard.status for shard in self._daemon.shards.values() if shard.status is not None]
+        """Of every shard that is held; one whose worker could not start has nothing but its state."""
+        return [shard.status or _without_worker(shard) for shard in self._daemon.shards.values()]
+
+    def _figures(self) -> NodeFigures:
+        daemon = self._daemon
+        facts = daemon.facts
+        held = {} if facts is None else facts.holders
+        return NodeFigures(
+            node=daemon.config.node,
+            datacenter=daemon.config.datacenter,
+            coordinated=daemon.coordinator.store.connection == "connected",
+            shards=len(daemon.shards),
+            failed=sum(1 for shard in daemon.shards.values() if shard.failed),
+            max_shards=daemon.config.max_shards,
+            unassigned=0 if facts is None else sum(1 for shard in facts.wanted if held.get(shard) is None),
+        )
 
     def _not_ready(self) -> str | None:
         """A node is ready when it is registered; a shard that failed is no reason to restart the others."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 from canal.backoff import Backoff
-from canal.errors import CanalError
+from canal.errors import CanalError, Unreachable
 from node import frames
 from node.config.models import NodeConfig
 from node.coordination.base import SessionLost
@@ -87,6 +87,7 @@ class Shard:
         self._restart = False
         self._resync = False
         self._confirmed = False
+        self._run_pending = False
         self._restarts = 0
         self._restart_reason = ""
         self._healthy_since = 0.0
@@ -160,8 +161,7 @@ class Shard:
     async def _one_life(self) -> End:
         """Start a worker and be with it to its end."""
         host = self._host
-        async with host.records:
-            self.known = await host.call(self._begin_run)
+        await self._new_run()
         self._config = self._made_config()
         config = self._config
         if self._resync:
@@ -189,6 +189,20 @@ class Shard:
             child.kill()
             child.writer.close()
             self._child = None
+
+    async def _new_run(self) -> None:
+        """Open the next run. While the coordinator is away a shard that is held already starts without: the target
+        fences it all the same, and its next record opens the run."""
+        try:
+            async with self._host.records:
+                self.known = await self._host.call(self._begin_run)
+            self._run_pending = False
+        except SessionLost:
+            raise
+        except Unreachable:
+            if self.known.version < 0:
+                raise
+            self._run_pending = True
 
     def _begin_run(self) -> Known:
         return self._host.coordinator.leases.begin_run(self.lease, phase="starting", edit=self._counted)
@@ -344,7 +358,10 @@ class Shard:
     def _record(self) -> ShardState:
         if self.status is None or self._child is None:
             return self.known.state
-        return self._counted(record_of(self.known.state, self.status, paused=self._paused, now=time.time()))
+        base, now = self.known.state, time.time()
+        if self._run_pending:
+            base = new_run(base, node=self.lease.node, epoch=self.lease.epoch, now=now)
+        return self._counted(record_of(base, self.status, paused=self._paused, now=now))
 
     def progress(self, *, all_changes: bool) -> Progress | None:
         """What is to be written now, if anything: ``all_changes`` positions too, else only what is urgent."""
@@ -358,6 +375,7 @@ class Shard:
         """The outcome of writing `progress`; a refused write means that somebody else may own the shard."""
         if isinstance(result, Known):
             self.known = result
+            self._run_pending = False
             return
         log.warning("%s", result)
         self.restart()
@@ -375,6 +393,7 @@ class Shard:
                 if new.run > self.known.state.run + 1:
                     new = replace(new, run=self.known.state.run + 1)
                 self.known = await host.call(host.coordinator.leases.write_state, self.id, self.known, new)
+                self._run_pending = False
         except CanalError as refused:
             log.warning("%s: its state could not be recorded: %s", self.id, refused)
 

@@ -5,7 +5,9 @@ Every target counts what reaches it (INCR, LPUSH …), so a write lost or applie
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -181,6 +183,31 @@ def test_all_of_zookeeper_stopped_for_a_minute(fleet: Callable[[int, int], Fleet
     assert [node.workers() for node in these.site.nodes] == workers, "no worker was started or ended"
     assert {task: these.site.shard(task)["epoch"] for task in these.targets} == epochs
     assert these.full_syncs() == synced
+
+
+def test_a_worker_that_dies_while_zookeeper_is_away_is_started_again(fleet: Callable[[int, int], Fleet]) -> None:
+    these = fleet(1, 1)
+    these.create_all()
+    [node], [task], [target] = these.site.nodes, these.targets, these.targets.values()
+    wait_until(lambda: these.streaming() == 1, 60, "it streams")
+    before = these.site.shard(task)
+    with these.writing() as [load]:
+        these.zookeeper.kill()
+        wait_until(lambda: "not reachable" in node.get("/status"), 15, "the node says so")
+        [worker] = node.workers()
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: node.workers() not in ([], [worker]), 30, "another worker")
+        counted = _counted(target)
+        load.wait(200)
+        wait_until(lambda: _counted(target) > counted + 20, 30, "replication goes on")
+        these.zookeeper.restart()
+        wait_until(lambda: node.get("/readiness") == "ready\n", 30, "the node is back")
+        load.wait(50)
+    these.check_equal()
+    after = these.site.wait_state(task, "streaming")
+    wait_until(lambda: these.site.shard(task)["restarts"] == 1, 10, "the record says so", every=0.2)
+    assert (after["epoch"], after["run"]) == (before["epoch"], before["run"] + 1)
+    assert these.full_syncs() == 1
 
 
 def _counted(target: Server) -> int:
