@@ -14,7 +14,7 @@ from canal.errors import AuthError, CanalError, PeerError, ProtocolError, RdbErr
 from canal.journal.chunk import JournalDamaged, SpoolAborted
 from canal.position import Position
 from sync.adjust import make_rules
-from sync.batch import Batch, command_at
+from sync.batch import Batch
 from sync.config import LinkConfig
 from sync.deadletter import DeadLetters
 from sync.deadline_scan import scan_deadlines
@@ -156,11 +156,11 @@ class Replay:
         status.target_reconnects += 1
         flights = session.writer.in_flight
         batch = self._troubles.lost(error, session.committed, flights[0].batch if flights else None)
-        found = None if batch is None else command_at(batch, 0)
-        if found is not None:
-            db, argv, end = found
+        if batch is not None:
             why = f"the connection was lost {self._troubles.losses} times when this unit was sent: {error}"
-            raise session.give_up(end, db, argv, why)
+            end = session.poisonous(batch, why)
+            if end is not None:
+                raise end
 
     # --- one session ---
 
@@ -240,7 +240,8 @@ class Replay:
         start = checkpoint.position if plan == "stream" else capture.spool.position
         assert start is not None
         generation = capture.generation
-        refuse_same_stream(config, fenced.info, start)
+        # asked anew: a server takes another replication id when its first replica comes
+        refuse_same_stream(config, server_info(await conn.call(b"INFO")), start)
         await refuse_duplicate(conn, self._key, {replid for replid, _ in capture.journal.replids})
         session = self._session = await self._new_session(conn, fenced, start, generation)
         target = kind(fenced.info)

@@ -143,7 +143,7 @@ class Session:
         while True:
             self._check()
             # a unit that goes alone really does, so that a connection that breaks names it
-            while writer.room and (writer.idle or not single):
+            while writer.room and (writer.idle or self.committed >= self.troubles.single_until):
                 # what was consumed after a unit that stops the link must not be passed over
                 batch = batcher.take(units.position, units.db) if halt is None else batcher.take()
                 if batch is None:
@@ -317,7 +317,7 @@ class Session:
     async def submit(self, batch: Batch) -> None:
         """Submit when there is room (for the snapshot, which has no other work meanwhile)."""
         self._check()
-        while not self.writer.room or self.paused:
+        while not self.writer.room or self.paused or (self.troubles.snapshot_single and not self.writer.idle):
             self.wake.clear()
             await self.wake.wait()
             self._check()
@@ -390,6 +390,22 @@ class Session:
             first = first or error
         return first if self.config.on_error == "stop" else None
 
+    def poisonous(self, batch: Batch, why: str) -> CanalError | None:
+        """Give the first unit of a batch up, at which connections are lost. Returns what ends the link by policy."""
+        if not batch.units:
+            return None
+        unit, first = batch.units[0], None
+        for number in range(unit.count):
+            found = command_at(batch, number)
+            assert found is not None
+            db, argv, end = found
+            given_up = self.give_up(end, db, argv, why)
+            first = first or given_up
+        skip = self.troubles.snapshot_skip if batch.snapshot else self.troubles.skip
+        skip.setdefault(unit.end, set()).update(range(unit.count))
+        self.troubles.progressed()
+        return first if self.config.on_error == "stop" else None
+
     def refused(self, error: BatchRefused) -> CanalError | None:
         """A batch that the target will not take as a whole: look for the command, then go by the policy.
 
@@ -407,6 +423,7 @@ class Session:
             found = command_at(batch, number)
             if found is not None:
                 db, argv, end = found
-                first = first or self.give_up(end, db, argv, text)
+                given_up = self.give_up(end, db, argv, text)
+                first = first or given_up
                 skip.setdefault(batch.units[0].end, set()).add(number)
         return first if self.config.on_error == "stop" else None
