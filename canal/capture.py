@@ -109,6 +109,8 @@ class Capture:
         self._asked: Position | None = None  # what an open PSYNC question asks for
         self._open_question = False
         self._reason = "first contact"
+        self._joining = False
+        self.joined: Position | None = None  # where `join` has begun
 
     # --- set-up and end ---
 
@@ -167,6 +169,9 @@ class Capture:
         if position is not None and not mid_snapshot and self.journal.covers(position):
             if self.spool.complete:
                 self.spool.delete()  # applied, and the process ended or the target was lost before it could go
+            if not self._receiving:
+                self._torn = False  # whatever was lost, the journal does without it
+                self.begun.set()
             return "stream"
         if self.spool.position is not None:
             return "snapshot"
@@ -183,6 +188,16 @@ class Capture:
     def full_resync(self, reason: str) -> None:
         """Ask the source for a snapshot, whatever is there."""
         self._ask(None, reason)
+
+    def join(self) -> None:
+        """Begin where the source is now, without its snapshot: the caller knows both sides equal.
+
+        A snapshot is asked for and left at once, since only after one begins it is sure that the stream tells the
+        database of its first command; then the stream is asked for from the same position. ``joined`` says where.
+        """
+        if not self._joining:
+            self._joining, self.joined = True, None
+            self._ask(None, "to join the stream, without the snapshot")
 
     def _will_arrive(self, position: Position) -> bool:
         """The checkpoint is a little ahead of a journal that lost its newest bytes, and the stream is coming."""
@@ -213,6 +228,9 @@ class Capture:
         return self.journal.position
 
     def on_full_resync(self, position: Position, length: int | None) -> None:
+        if self._joining:
+            self._leave_snapshot(position)
+            return
         trouble = self.spool.begin(position, length)
         if trouble is not None:
             self._no_room(trouble)
@@ -230,6 +248,16 @@ class Capture:
             self._on_full_resync(reason)
         self._changed()
 
+    def _leave_snapshot(self, position: Position) -> None:
+        self._open_question, self._asked, self._torn, self._receiving = False, None, False, False
+        self.spool.delete()
+        self.journal.reset(position)
+        self.tail.restart(position.offset)
+        self.generation += 1
+        self._online(position)
+        self._replica.pause("joining the stream")
+        self._replica.resume()
+
     def _why(self) -> str:
         """The reason of a full resync that the source has just begun."""
         if self._receiving or self._torn:
@@ -239,6 +267,8 @@ class Capture:
         return "the source no longer has the stream from the target's checkpoint" if self._asked else self._reason
 
     def on_rdb(self, data: memoryview) -> None:
+        if self._joining:
+            return
         self.status.rdb_received += len(data)
         self.status.last_heard = time.time()
         self.spool.write(data)
@@ -256,6 +286,8 @@ class Capture:
         self._replica.release()
 
     def on_rdb_end(self) -> None:
+        if self._joining:
+            return
         self._receiving = False
         self.spool.finish()
         self._changed()
@@ -267,10 +299,13 @@ class Capture:
                 journal.reset(position)
                 self.tail.restart(position.offset)
                 self.generation += 1
-            self._open_question, self._asked = False, None
+            self._open_question, self._asked, self._torn = False, None, False
         elif journal.position != position:
             log.info("the source goes on under the replication id %s from offset %d", position.replid, position.offset)
             journal.continue_as(position.replid)
+        if self._joining:
+            log.info("joined the source's stream at %s", position)
+            self._joining, self.joined = False, position
         self.status.partial_resyncs += 1
         self._online(position)
         self._changed()

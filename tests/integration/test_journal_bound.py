@@ -102,9 +102,10 @@ async def test_outage_longer_than_the_backlog_costs_no_full_resync(
     await running
 
 
+@pytest.mark.parametrize("complete", [True, False], ids=["whole", "torn"])
 @pytest.mark.parametrize("covered", [True, False], ids=["stream on disk", "stream released"])
 async def test_snapshot_left_behind_does_not_stop_capture(
-    redis_server: StartServer, tmp_path: Path, covered: bool
+    redis_server: StartServer, tmp_path: Path, covered: bool, complete: bool
 ) -> None:
     """The target was lost, or the daemon killed, between the end of the snapshot and the deletion of its file."""
     source, target = redis_server("7.0"), redis_server("7.0")
@@ -127,6 +128,8 @@ async def test_snapshot_left_behind_does_not_stop_capture(
     spool.finish()
     await eventually(lambda: spool.complete, 10, "the snapshot to be complete")
     spool.close()
+    if not complete:
+        (state / "snapshot" / "snapshot.json").unlink()
 
     await asyncio.to_thread(_write, source, 100)
     link = Link(config)
