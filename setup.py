@@ -1,6 +1,6 @@
-"""Builds the hot path (canal/framing.py) as a C extension by mypyc; everything else is in pyproject.toml.
+"""Builds the hot paths (COMPILED) as C extensions by mypyc; everything else is in pyproject.toml.
 
-Without a C compiler, or with REDIS_CANAL_PURE=1, the same file runs as plain Python.
+Without a C compiler, or with REDIS_CANAL_PURE=1, the same files run as plain Python.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from setuptools import setup
 
-COMPILED = ["canal/framing.py"]
+COMPILED = ["canal/framing.py", "canal/rdb/plain.py"]
 
 
 def extensions() -> list[Any]:
@@ -21,7 +21,7 @@ def extensions() -> list[Any]:
         from mypyc.build import mypycify
     except ImportError:
         return []
-    found = mypycify(["--strict", *COMPILED], opt_level="3")
+    found = [extension for path in COMPILED for extension in mypycify(["--strict", path], opt_level="3")]
     for extension in found:
         extension.optional = True
     return list(found)

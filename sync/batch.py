@@ -42,6 +42,7 @@ class Batch:
     noscript: bool = False
     snapshot: bool = False
     first: bool = False  # snapshot of a first contact
+    again: bool = False  # and an earlier one of that contact was applied in part
     progress: int = 0  # snapshot: bytes of the RDB applied with it
     sent: float = 0.0  # when it was submitted, time.monotonic()
 
@@ -197,6 +198,7 @@ def render(batch: Batch, tagger: Tagger, replid: str, db: int, *, seen: str = ""
                 opos=batch.opos if batch.origin else "",
                 snapshot=batch.snapshot,
                 first=batch.first,
+                again=batch.again,
                 progress=batch.progress,
                 seen=seen,
                 full=full,

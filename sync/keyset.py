@@ -11,35 +11,49 @@ from bisect import bisect_left
 from typing import Final
 
 _BUCKETS: Final = 256
-_MASK: Final = (1 << 64) - 1
 
 
 class KeySet:
-    """A set of (database, key) that only grows, then is asked. `__len__` counts what was added."""
+    """A set of (database, key) that only grows, then is asked. `__len__` counts what was added.
+
+    ``buckets``: signed hashes, by their top byte; `canal.rdb.plain` appends to them too.
+    """
 
     def __init__(self) -> None:
-        self._buckets = [array("Q") for _ in range(_BUCKETS)]
-        self._sorted = False
-        self._count = 0
+        self.buckets = [array("q") for _ in range(_BUCKETS)]
+        self._sealed = False
 
     def add(self, db: int, key: bytes) -> None:
-        """Add a key; not after the first `__contains__`."""
-        value = hash((db, key)) & _MASK
-        self._buckets[value >> 56].append(value)
-        self._count += 1
+        """Add a key; not after `seal`."""
+        value = hash((db, key))
+        self.buckets[(value >> 56) & 0xFF].append(value)
+
+    def seal(self) -> None:
+        """Get ready to be asked: sorts, bucket by bucket, which needs little memory beside the set's own."""
+        if not self._sealed:
+            for number, bucket in enumerate(self.buckets):
+                self.buckets[number] = array("q", sorted(bucket))
+            self._sealed = True
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self.buckets))
 
     def __contains__(self, item: tuple[int, bytes]) -> bool:
-        if not self._sorted:
-            self._sort()
-        value = hash(item) & _MASK
-        bucket = self._buckets[value >> 56]
+        self.seal()
+        value = hash(item)
+        bucket = self.buckets[(value >> 56) & 0xFF]
         index = bisect_left(bucket, value)
         return index < len(bucket) and bucket[index] == value
 
-    def _sort(self) -> None:
-        for number, bucket in enumerate(self._buckets):
-            self._buckets[number] = array("Q", sorted(bucket))
-        self._sorted = True
+    def missing(self, db: int, keys: list[bytes]) -> list[bytes]:
+        """Those of these keys that are not in the set."""
+        self.seal()
+        buckets = self.buckets
+        found = []
+        for key in keys:
+            value = hash((db, key))
+            bucket = buckets[(value >> 56) & 0xFF]
+            index = bisect_left(bucket, value)
+            if index >= len(bucket) or bucket[index] != value:
+                found.append(key)
+        return found

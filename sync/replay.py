@@ -26,7 +26,7 @@ from sync.refetch import Place, Refetch, from_member, refetch_key, unit_of
 from sync.restore import target_of
 from sync.rewrite import Payloads
 from sync.session import Session, Superseded
-from sync.snapshot import SnapshotRun
+from sync.snapshot import Contact, SnapshotRun
 from sync.status import LinkStatus
 from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.target.connection import Connection, connect
@@ -230,11 +230,15 @@ class Replay:
         fork = Fork.load(config.state_dir)
         if fork is not None:
             checkpoint = self._gone_back(fork, checkpoint)
+        wanted, joins = checkpoint, False
         if config.snapshot.mode == "always" and not self._asked_always:
             self._asked_always = True
             capture.full_resync("asked for")
-            checkpoint = replace(checkpoint, position=None)
-        plan = await self._planned(conn, checkpoint)
+            wanted = replace(checkpoint, position=None, snapshot=False)
+        elif config.snapshot.mode == "never" and checkpoint.position is None:
+            joins = await self._joined(conn)
+            wanted = checkpoint = replace(checkpoint, position=capture.joined, db=0, snapshot=False)
+        plan = await self._planned(conn, wanted)
         if plan is None:
             return True
         start = checkpoint.position if plan == "stream" else capture.spool.position
@@ -251,6 +255,9 @@ class Replay:
             session.deadlines = None if self._expiry is None else self._expiry.deadlines
             await self._snapshot_run(session, checkpoint, target).run()
             self._learned = True
+        elif joins:
+            await session.submit(Batch(offset, db))
+            await session.drain()
         status.state, status.detail = "streaming", ""
         status.applied_offset = offset
         self._watch.note_boundary(offset, db)
@@ -270,10 +277,20 @@ class Replay:
                 return None
             if plan == "wait":
                 self._status.state = "connecting"
-            if conn.closed is not None:
-                raise conn.closed
-            self._wake.clear()
-            await self._wake.wait()
+            await self._change(conn)
+
+    async def _change(self, conn: Connection) -> None:
+        if conn.closed is not None:
+            raise conn.closed
+        self._wake.clear()
+        await self._wake.wait()
+
+    async def _joined(self, conn: Connection) -> bool:
+        """Both sides are known equal: follow the source from where it is now. False when the link is to stop before."""
+        self._capture.join()
+        while self._capture.joined is None and self.stop_by is None:
+            await self._change(conn)
+        return self._capture.joined is not None
 
     async def _new_session(self, conn: Connection, fenced: Fence, start: Position, generation: int) -> Session:
         config = self._config
@@ -304,8 +321,12 @@ class Replay:
     def _snapshot_run(self, session: Session, checkpoint: Checkpoint, target: ServerKind) -> SnapshotRun:
         """The application of the spooled snapshot, from where an earlier one got to."""
         resumes = checkpoint.snapshot and checkpoint.position == self._capture.spool.position
-        first = checkpoint.first if checkpoint.snapshot else checkpoint.position is None
-        return SnapshotRun(session, checkpoint.progress if resumes else 0, first, target, self._transform)
+        contact = Contact(
+            first=checkpoint.first if checkpoint.snapshot else checkpoint.position is None,
+            again=checkpoint.snapshot and (checkpoint.again or not resumes),
+            resumes=resumes,
+        )
+        return SnapshotRun(session, checkpoint.progress if resumes else 0, contact, target, self._transform)
 
     async def _learn_deadlines(self) -> None:
         """Two ways, after a restart: deletes can only be judged by deadlines that are known."""

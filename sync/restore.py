@@ -10,13 +10,14 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from canal.commands import COMMANDS, Flag, ServerKind
 from canal.errors import ReplayError
 from canal.rdb.commands import BigKey, key_commands
 from canal.rdb.dump import decode_string, dump_payload
-from canal.rdb.events import Function, Header, Key, KeyEnd, KeyStart, ValuePart
+from canal.rdb.events import Function, Header, Key, KeyEnd, KeyStart, PlainRun, ValuePart
+from canal.rdb.plain import SHAPES, PlainKeys
 from canal.rdb.target import Loadable, NotLoadable, Plan, Target
 from canal.rdb.types import encoding_name
 from sync.status import SnapshotProgress
@@ -39,12 +40,15 @@ def temporary_key(task: str, shard: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Commands of one key that commit together. ``end``: RDB offset of the key boundary they reach, 0 for none."""
+    """Commands of one key that commit together. ``end``: RDB offset of the key boundary they reach, 0 for none;
+    ``at``: RDB offset of what they were made from, where they reach none.
+    """
 
     db: int
     commands: list[list[bytes]]
     end: int
     noscript: bool = False
+    at: int = 0
 
 
 class Restorer:
@@ -63,13 +67,54 @@ class Restorer:
         self._set_pxat = target.at_least((6, 2))
         self._absttl = target.at_least((5, 0))
         self._big: BigKey | None = None
-        self._shown: set[int] = set()
+        self._shown: set[int] = set()  # value types whose way is told
+        self._plain: PlainKeys | None = None
+        self._seen = b""
 
     def header(self, header: Header, target: Target) -> None:
         """The RDB's version and what a probe of the target said decide what can be restored as it is."""
         self.target = target
         self._flavor = header.flavor
         self._loadable = Loadable(target, header.flavor, header.version, big_bytes=self._big_bytes)
+
+    def plain_keys(self, buckets: list[Any] | None, skip_to: int, max_keys: int, max_bytes: int) -> PlainKeys | None:
+        """How the reader may write ordinary keys as commands by itself; None where each key has to be looked at."""
+        if self._keep or not self._absttl or self._loadable is None:
+            return None
+        shapes = bytearray(256)
+        for value_type, shape in SHAPES.items():
+            if self._loadable.plan(value_type).action in ("restore", "restamp"):
+                shapes[value_type] = shape
+        self._plain = PlainKeys(
+            bytes(shapes),
+            self._loadable.plan(_STRING).version,
+            self._set_pxat,
+            RESERVED,
+            buckets,
+            skip_to,
+            GRACE_MS,
+            max_keys,
+            max_bytes,
+            self._big_bytes,
+        )
+        return self._plain
+
+    def count_run(self, run: PlainRun) -> None:
+        """Keys that the reader wrote as commands."""
+        status = self.status
+        status.keys_done += run.keys + run.passed
+        assert self._plain is not None and self._loadable is not None
+        if self._loadable.plan(_STRING).action == "restore":
+            status.keys_restored += run.keys
+        else:
+            status.keys_restored += run.sets
+            status.keys_restamped += run.keys - run.sets
+        seen = self._plain.seen
+        if seen != self._seen:
+            self._seen = bytes(seen)
+            for value_type in SHAPES:
+                if seen[value_type] and value_type not in self._shown:
+                    self._show(value_type, self._loadable.plan(value_type))
 
     def key(self, key: Key) -> Iterator[Step]:
         """A whole key. Raises `NotLoadable` for what the target cannot hold by any means."""
@@ -78,6 +123,8 @@ class Restorer:
             key.expire_ms = self._deadline(key.expire_ms)
         if key.type == _STRING and key.idle is None and key.freq is None and not key.meta and not self._keep:
             self.status.keys_restored += 1
+            if _STRING not in self._shown:
+                self._show(_STRING, Plan("restore", 0))
             yield Step(key.db, self._string(key), key.end)
             return
         if self._loadable is None:
@@ -103,6 +150,8 @@ class Restorer:
         name = encoding_name(value_type)
         text = plan.action + (f" as version {plan.version}" if plan.action == "restamp" else "")
         text += f": {plan.reason}" if plan.reason else ""
+        if value_type == _STRING and not self._keep:
+            text = "set"
         self.status.choices[name] = text
         log.info("values encoded as %s go by %s", name, text)
 
@@ -120,20 +169,20 @@ class Restorer:
             if event.expire_ms is not None:
                 start = replace(event, expire_ms=self._deadline(event.expire_ms))
             self._big = BigKey(start, self.target, self._temporary, flavor=self._flavor)
-            yield from self._steps(start.db, self._big.begin())
+            yield from self._steps(start.db, self._big.begin(), event.offset)
             return
         big = self._big
         if big is None:
             raise ReplayError("a part of a value came without its beginning")
         if isinstance(event, ValuePart):
-            yield from self._steps(big.start.db, big.part(event))
+            yield from self._steps(big.start.db, big.part(event), event.offset)
         else:
             yield Step(big.start.db, self._landed(big.end(), big.start.key), event.end)
             self._big = None
 
-    def _steps(self, db: int, commands: Iterable[list[bytes]]) -> Iterator[Step]:
+    def _steps(self, db: int, commands: Iterable[list[bytes]], at: int) -> Iterator[Step]:
         for argv in commands:
-            yield Step(db, [argv], 0, argv[0] in _NOSCRIPT)
+            yield Step(db, [argv], 0, argv[0] in _NOSCRIPT, at)
 
     def _decoded(self, key: Key) -> Iterator[Step]:
         """As ordinary commands: at once when small, else piece by piece under the temporary name."""
@@ -146,7 +195,7 @@ class Restorer:
             if last or argv[0] == b"RENAME":
                 last.append(argv)
             else:
-                yield Step(key.db, [argv], 0, argv[0] in _NOSCRIPT)
+                yield Step(key.db, [argv], 0, argv[0] in _NOSCRIPT, key.offset)
         yield Step(key.db, self._landed(last, key.key), key.end)
 
     def _landed(self, last: Iterable[list[bytes]], key: bytes) -> list[list[bytes]]:

@@ -6,10 +6,9 @@ applied, so that a restart goes on in the file. Applying a key twice gives the s
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import hiredis
@@ -17,85 +16,53 @@ import hiredis
 from canal.commands import ServerKind
 from canal.errors import CanalError
 from canal.rdb.dump import dump_payload
-from canal.rdb.events import End, Event, Function, Header, Key, KeyEnd, KeyStart, ResizeDb, ValuePart
+from canal.rdb.events import End, Event, Function, Header, Key, KeyEnd, KeyStart, PlainRun, ResizeDb, ValuePart
 from canal.rdb.reader import RdbReader
 from canal.rdb.target import NotLoadable, Target
 from canal.rdb.types import type_name
-from canal.resp import encode
 from sync.batch import Batch, without
+from sync.building import Builder, Pace
 from sync.keyset import KeySet
 from sync.restore import Restorer, Step, target_of, temporary_key
 from sync.sweep import Sweep
 from sync.tag import is_reserved
 from sync.target.connection import connect
+from sync.target.fence import user_keys
 from sync.transform import Transform
-from sync.unit import Dropped, Impossible, Piece, Unit
+from sync.unit import Dropped, Impossible
 
 if TYPE_CHECKING:
     from sync.session import Session
 
-_READ_BYTES: Final = 256 * 1024
+_READ_BYTES: Final = 512 * 1024
+_HEADER_BYTES: Final = 9
 _NO_SUCH_TYPE: Final = 127
 """A value type that no server knows: its payload is refused for the version first, then for the type."""
 
 
-class _Builder:
-    """Collects steps into batches of bounded size."""
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """How target and task stand to each other. ``first``: nothing of the task had been applied before this contact;
+    ``again``: another snapshot of the same contact was applied in part; ``resumes``: this one was.
+    """
 
-    def __init__(self, end: int, first: bool, progress: int, max_commands: int, max_bytes: int) -> None:
-        self._end = end
-        self._first = first
-        self._progress = progress
-        self._max_commands = max_commands
-        self._max_bytes = max_bytes
-        self._units: list[Unit] = []
-        self._count = 0
-        self._size = 0
-        self._noscript = False
-
-    def add(self, step: Step) -> Batch | None:
-        """Add what belongs together; a batch when one became full or has to be cut."""
-        raw = b"".join([encode(argv) for argv in step.commands])
-        full = None
-        if self._units and (
-            step.noscript != self._noscript
-            or self._count + len(step.commands) > self._max_commands
-            or self._size + len(raw) > self._max_bytes
-        ):
-            full = self.take()
-        self._noscript = step.noscript
-        pieces = [Piece(step.db, raw, len(step.commands))]
-        self._units.append(Unit(step.end, step.db, pieces, 0, atomic=True, noscript=step.noscript))
-        self._count += len(step.commands)
-        self._size += len(raw)
-        return full
-
-    def take(self) -> Batch | None:
-        """What has been collected, as a batch."""
-        if not self._units:
-            return None
-        self._progress = max(self._progress, *(unit.end for unit in self._units), 0)
-        batch = self.mark()
-        batch.units, batch.count, batch.size = self._units, self._count, self._size
-        batch.noscript = self._noscript
-        self._units, self._count, self._size = [], 0, 0
-        return batch
-
-    def mark(self) -> Batch:
-        """A batch without commands: its tag alone."""
-        return Batch(self._end, 0, snapshot=True, first=self._first, progress=self._progress)
+    first: bool
+    again: bool = False
+    resumes: bool = False
 
 
 class SnapshotRun:
     """One application of the capture's spool, from the RDB offset ``progress`` on."""
 
-    def __init__(self, session: Session, progress: int, first: bool, target: ServerKind, transform: Transform) -> None:
+    def __init__(
+        self, session: Session, progress: int, contact: Contact, target: ServerKind, transform: Transform
+    ) -> None:
         config = session.config
         position = session.capture.spool.position
         assert position is not None
         self.session = session
         self.position = position
-        self.first = first
+        self._contact = contact
         self.progress = progress
         self._mirror = not config.two_way and config.snapshot.stale_keys != "keep"
         self._sweeps = not config.two_way
@@ -110,7 +77,9 @@ class SnapshotRun:
             big_key_bytes=config.snapshot.big_key_bytes,
         )
         commands = 1 if session.troubles.snapshot_single else config.batch_commands
-        self._builder = _Builder(position.offset, first, progress, commands, config.batch_bytes)
+        self._builder = Builder(
+            position.offset, progress, commands, config.batch_bytes, first=contact.first, again=contact.again
+        )
         self._passed_over = False  # parts of a big value that was applied before
 
     async def run(self) -> None:
@@ -122,6 +91,8 @@ class SnapshotRun:
         session = self.session
         generation = session.capture.generation
         self._begin_figures()
+        if self._sweeps and await self._found_empty():
+            self._sweeps = False
         await self._apply(generation)
         if session.capture.generation != generation:
             return
@@ -145,17 +116,17 @@ class SnapshotRun:
         shown = session.status.snapshot
         reader = RdbReader(stream_above=session.config.snapshot.big_key_bytes)
         spool = session.capture.spool.reader()
-        pace = _Pace(session.config.snapshot.max_bytes_per_second)
+        pace = Pace(session.config.snapshot.max_bytes_per_second)
         ended = False
         try:
             await session.submit(self._builder.mark())
             while not ended and (data := await spool.read(_READ_BYTES)):
+                if not reader.version:
+                    ended = await self._begin(reader, data[:_HEADER_BYTES])
+                    data = data[_HEADER_BYTES:]
                 for event in reader.feed(data):
                     ended = ended or isinstance(event, End)
-                    if isinstance(event, Header):
-                        self._restorer.header(event, await probe(session, event, self._target))
-                    else:
-                        await self._event(event)
+                    await self._event(event)
                 shown.bytes_done = reader.offset
                 await pace.spent(len(data))
                 if session.capture.generation != generation:
@@ -166,7 +137,27 @@ class SnapshotRun:
         finally:
             spool.close()
 
+    async def _begin(self, reader: RdbReader, data: bytes) -> bool:
+        """The header by itself: what comes after it is read in the way that suits this target. True for the end."""
+        ended = False
+        for event in reader.feed(data):
+            ended = ended or isinstance(event, End)
+            if isinstance(event, Header):
+                self._restorer.header(event, await probe(self.session, event, self._target))
+                if self._transform.identity:
+                    buckets = self._keys.buckets if self._sweeps else None
+                    builder = self._builder
+                    reader.plain = self._restorer.plain_keys(
+                        buckets, self.progress, builder.max_commands, builder.max_bytes
+                    )
+        return ended
+
     async def _event(self, event: Event) -> None:
+        if isinstance(event, PlainRun):
+            self._restorer.count_run(event)
+            if event.commands and (batch := self._builder.add_run(event)) is not None:
+                await self._submit(batch)
+            return
         try:
             for step in map(self._hooked, self._steps(event)):
                 batch = self._builder.add(step)
@@ -207,6 +198,8 @@ class SnapshotRun:
         if isinstance(placed, Dropped):
             self.session.status.filtered(placed.reason)
             return ()
+        if key.expire_ms is not None and self.session.deadlines is not None:
+            self.session.deadlines.set((key.db, key.key), key.expire_ms if key.type == 0 else -key.expire_ms)
         if self._sweeps:
             self._keys.add(key.db, key.key)
         if key.end <= self.progress:
@@ -242,18 +235,31 @@ class SnapshotRun:
 
     async def _submit(self, batch: Batch) -> None:
         """Send a batch, less what the target has refused before."""
-        skip = self.session.troubles.skip
+        skip = self.session.troubles.snapshot_skip
         if skip:
             batch.units = [without(unit, skip[unit.end]) if unit.end in skip else unit for unit in batch.units]
             batch.count = sum(unit.count for unit in batch.units)
         await self.session.submit(batch)
 
+    async def _found_empty(self) -> bool:
+        """Was the target empty at first contact, so that nothing but this snapshot can be there?"""
+        contact = self._contact
+        if not contact.first or contact.again:
+            return False
+        if self.session.config.snapshot.stale_keys is None:
+            return True  # it was looked at: with keys in it, first contact is refused
+        if contact.resumes:
+            return False
+        conn = await connect(self.session.config.target)
+        try:
+            return await user_keys(conn) == 0
+        finally:
+            conn.close()
+
     async def _sweep(self) -> None:
         """Remove what the snapshot did not have; at first contact that was asked for, later it is guarded."""
-        confirmed = self.first or self.session.config.snapshot.confirmed
-        sweep = Sweep(
-            self.session, self._keys, self.position.offset, self._builder.mark().progress, self.first, self._transform
-        )
+        confirmed = self._contact.first or self.session.config.snapshot.confirmed
+        sweep = Sweep(self.session, self._keys, self._builder.mark, self._transform, self._target)
         await sweep.run(delete=self._mirror, guarded=not confirmed)
 
 
@@ -276,21 +282,3 @@ async def probe(session: Session, header: Header, target: Target) -> Target:
     if "version or checksum" in text and loads:
         return target.with_rdb_version(header.version - 1)
     return target
-
-
-class _Pace:
-    """Keeps to a rate of bytes per second, so that a snapshot leaves a production target air; 0 is no limit."""
-
-    def __init__(self, bytes_per_second: int) -> None:
-        self._rate = bytes_per_second
-        self._start = time.monotonic()
-        self._spent = 0
-
-    async def spent(self, count: int) -> None:
-        """Wait as long as ``count`` more bytes ask for."""
-        if not self._rate:
-            return
-        self._spent += count
-        ahead = self._spent / self._rate - (time.monotonic() - self._start)
-        if ahead > 0:
-            await asyncio.sleep(ahead)

@@ -7,15 +7,17 @@ touched: others belong to other tasks into the same target.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final
 
 from canal.errors import Refused
+from canal.rdb.target import Target
 from canal.resp import encode
 from sync.batch import Batch
 from sync.keyset import KeySet
-from sync.tag import is_reserved
+from sync.tag import RESERVED, is_reserved
 from sync.target.connection import Connection, connect
 from sync.target.fence import parse_info
 from sync.transform import Transform
@@ -33,17 +35,17 @@ _FIFTH: Final = 5
 
 
 class Sweep:
-    """One sweep. ``position`` and ``progress`` are the snapshot's, for the tags of its batches."""
+    """One sweep. ``mark`` makes the batches that carry the snapshot's position and progress."""
 
     def __init__(
-        self, session: Session, keys: KeySet, offset: int, progress: int, first: bool, transform: Transform
+        self, session: Session, keys: KeySet, mark: Callable[[], Batch], transform: Transform, target: Target
     ) -> None:
         self._session = session
         self._keys = keys
-        self._offset = offset
-        self._progress = progress
-        self._first = first
+        self._mark = mark
         self._transform = transform
+        # Redis 5 can crash when it frees a stream in the background
+        self._verb = b"UNLINK" if target.at_least((6, 0)) else b"DEL"
 
     async def run(self, *, delete: bool, guarded: bool) -> None:
         """Count what is stale, then remove it or leave it. ``guarded``: raise Refused rather than remove too much."""
@@ -84,26 +86,33 @@ class Sweep:
         """(stale keys, keys of this link, the first stale ones)."""
         stale = ours = 0
         remembered: list[tuple[int, bytes]] = []
+        await asyncio.to_thread(self._keys.seal)
         async for db, names, kinds in self._scan(conn):
-            for name, kind in zip(names, kinds, strict=True):
-                at_source = self._transform.invert(db, name, kind)
-                if at_source is None or is_reserved(name):
-                    continue
-                ours += 1
-                if at_source not in self._keys:
-                    stale += 1
-                    if len(remembered) < _REMEMBERED:
-                        remembered.append((db, name))
+            found, count = self._look(db, names, kinds)
+            ours += count
+            stale += len(found)
+            if len(remembered) < _REMEMBERED:
+                remembered += [(db, name) for name in found]
         return stale, ours, remembered
 
     async def _stale(self, conn: Connection) -> AsyncIterator[tuple[int, list[bytes]]]:
         async for db, names, kinds in self._scan(conn):
-            found = []
-            for name, kind in zip(names, kinds, strict=True):
-                at_source = self._transform.invert(db, name, kind)
-                if at_source is not None and not is_reserved(name) and at_source not in self._keys:
-                    found.append(name)
-            yield db, found
+            yield db, self._look(db, names, kinds)[0]
+
+    def _look(self, db: int, names: list[bytes], kinds: list[str]) -> tuple[list[bytes], int]:
+        """(the stale ones of these keys, how many of them are this link's)."""
+        transform, keys = self._transform, self._keys
+        if transform.identity:
+            names = [name for name in names if not name.startswith(RESERVED)]
+            return keys.missing(db, names), len(names)
+        stale, ours = [], 0
+        for name, kind in zip(names, kinds, strict=True):
+            at_source = None if is_reserved(name) else transform.invert(db, name, kind)
+            if at_source is not None:
+                ours += 1
+                if at_source not in keys:
+                    stale.append(name)
+        return stale, ours
 
     async def _scan(self, conn: Connection) -> AsyncIterator[tuple[int, list[bytes], list[str]]]:
         """(database, keys, their types where filters ask for them, else empty); some keys come more than once."""
@@ -127,11 +136,11 @@ class Sweep:
         limit = self._session.config.batch_commands
         for begin in range(0, len(keys), limit):
             units = [
-                Unit(self._offset, db, [Piece(db, encode([b"DEL", name]), 1)], 0, atomic=True)
+                Unit(0, db, [Piece(db, encode([self._verb, name]), 1)], 0, atomic=True)
                 for db, name in keys[begin : begin + limit]
             ]
-            batch = Batch(self._offset, 0, units, len(units), sum(unit.size for unit in units))
-            batch.snapshot, batch.first, batch.progress = True, self._first, self._progress
+            batch = self._mark()
+            batch.units, batch.count, batch.size = units, len(units), sum(unit.size for unit in units)
             await self._session.submit(batch)
             self._session.status.snapshot.stale_deleted += len(units)
 

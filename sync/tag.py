@@ -8,7 +8,8 @@ A link keeps one hash at its target, `redis-canal:checkpoint:<task>/<shard>`, wi
 ``origin`` datacenter where the writes of the batch were first made
 ``pos``    ``<replid>:<offset>``, always outside MULTI: the source's stream up to here is applied
 ``db``     database that was selected in the source's stream at ``pos``
-``phase``  ``snapshot`` while a snapshot is being applied (``first``: at first contact), else ``stream``
+``phase``  ``snapshot`` while a snapshot is being applied (``first``: at first contact; ``again``: likewise, after
+           another that was applied in part), else ``stream``
 ``snap``   progress of the snapshot: bytes of the RDB whose keys are applied
 ``seen``   ``<dc>=<replid>:<offset>,…``: what had been applied of other datacenters before the batch (two-way)
 ``opos``   position at the origin, in forwarded transactions only (``-`` in others)
@@ -58,6 +59,7 @@ class Checkpoint:
     origin: str = ""
     snapshot: bool = False
     first: bool = False
+    again: bool = False
     progress: int = 0
     seen: str = ""
     at_ms: int = 0
@@ -90,8 +92,9 @@ class Checkpoint:
             position=position,
             db=number(b"db"),
             origin=fields.get(b"origin", b"").decode("utf-8", "replace"),
-            snapshot=fields.get(b"phase") in (b"snapshot", b"first"),
-            first=fields.get(b"phase") == b"first",
+            snapshot=fields.get(b"phase") in (b"snapshot", b"first", b"again"),
+            first=fields.get(b"phase") in (b"first", b"again"),
+            again=fields.get(b"phase") == b"again",
             progress=number(b"snap"),
             seen=fields.get(b"seen", b"").decode("utf-8", "replace"),
             at_ms=number(b"at"),
@@ -115,6 +118,7 @@ class Tagger:
         origin: str = "",
         snapshot: bool = False,
         first: bool = False,
+        again: bool = False,
         progress: int = 0,
         seen: str = "",
         opos: str = "",
@@ -130,7 +134,7 @@ class Tagger:
         if full or last.uid != self.uid:
             argv += [b"uid", self.uid.encode()]
         if full or last.position is None or last.snapshot != snapshot or snapshot:
-            phase = (b"first" if first else b"snapshot") if snapshot else b"stream"
+            phase = b"stream" if not snapshot else b"snapshot" if not first else b"again" if again else b"first"
             argv += [b"phase", phase, b"snap", b"%d" % progress]
         if seen and (full or seen):
             argv += [b"seen", seen.encode()]

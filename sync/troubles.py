@@ -23,6 +23,7 @@ class Troubles:
 
     single_until: int = -1  # units up to this offset go alone, to find the one that the target does not take
     skip: dict[int, set[int]] = field(default_factory=dict)  # end of a unit -> numbers of its refused commands
+    snapshot_skip: dict[int, set[int]] = field(default_factory=dict)  # the same by offsets of the RDB
     lost_at: int = -1  # committed offset at which connections were lost with work on its way
     losses: int = 0
     restarts: int = 0  # of these, how often the target had restarted in between

@@ -61,6 +61,30 @@ class Key:
         return f"Key(db={self.db}, key={self.key!r}, type={self.type}, value={shown!r}, {where})"
 
 
+@final
+class PlainRun:
+    """Ordinary keys of database ``db``, written as commands by `canal.rdb.plain`; only where the reader was asked to.
+
+    ``raw``: the ``commands`` commands as RESP, for ``keys`` keys, ``sets`` of them strings by SET. ``passed``: keys
+    that were counted only. ``end``: offset of the key boundary after them; ``after``: the same as an index of the
+    block.
+    """
+
+    __slots__ = ("after", "commands", "db", "end", "keys", "passed", "raw", "sets")
+
+    def __init__(
+        self, db: int, raw: bytes, commands: int, keys: int, passed: int, sets: int, end: int, after: int
+    ) -> None:
+        self.db = db
+        self.raw = raw
+        self.commands = commands
+        self.keys = keys
+        self.passed = passed
+        self.sets = sets
+        self.end = end
+        self.after = after
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """The first event: ``flavor`` is ``redis`` or ``valkey``, by the magic."""
@@ -191,6 +215,7 @@ class End:
 
 Event = (
     Key
+    | PlainRun
     | Header
     | Aux
     | SelectDb

@@ -16,6 +16,7 @@ from canal.errors import RdbError
 from canal.rdb.events import End, Event, HashTemplate, Header, Key, ResumePoint, SelectDb
 from canal.rdb.packed import first_entry
 from canal.rdb.pending import Held, PendingString, PendingValue, Record
+from canal.rdb.plain import PlainKeys
 from canal.rdb.records import long_event, long_record, read_record
 from canal.rdb.types import (
     COUNT,
@@ -74,6 +75,7 @@ class RdbReader:
         self.version = 0
         self.flavor = ""
         self.ended = False
+        self.plain: PlainKeys | None = None  # once set, ordinary keys come as PlainRun, written as commands
         self._stream_above = stream_above
         self._max_element = max_element
         self._buf = b""
@@ -228,11 +230,18 @@ class RdbReader:
         base = self._base
         bound = self._stream_above
         grammar = self._grammar
+        plain = self.plain
         key: bytes | None = None
         try:
             while True:
                 pos = self._pos
                 key = None
+                if plain is not None and self._record == _NO_RECORD:
+                    run = plain.take(buf, pos, base, self._db)
+                    if run is not None:
+                        self._pos = run.after
+                        out.append(run)
+                        continue
                 op = buf[pos]
                 program = grammar.get(op)
                 if program is None:
