@@ -165,4 +165,12 @@ class SegmentStore:
             segment.delete()
             gained += segment.size
         self._closed_bytes -= gained
+        if gained:
+            self._drop_rejected(self.segments[0].first)
         return gained
+
+    def _drop_rejected(self, before: int) -> None:
+        """What recovery set aside goes when its time would have come anyway."""
+        for path in self.directory.glob(f"*{REJECTED}"):
+            if path.name[:20].isdigit() and int(path.name[:20]) < before:
+                path.unlink(missing_ok=True)

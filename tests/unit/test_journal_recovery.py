@@ -489,3 +489,20 @@ def test_other_changes_too(directory: Path, change: str) -> None:
     calls[change]()
     assert not journal.adopt(Position(A, 11000))
     journal.close()
+
+
+def test_what_was_set_aside_goes_when_its_offsets_are_released(directory: Path) -> None:
+    idx(directory, 12000).unlink()
+    journal = Journal(directory, segment_bytes=1000, reserve_bytes=0, fsync="no", retain_bytes=0, retain_seconds=0)
+    journal.open()
+    rejected = directory / "00000000000000012000.log.rejected"
+    assert rejected.exists()
+    journal.append(b"x", 1)
+    journal.release(13900)
+    assert journal.flush()
+    assert rejected.exists()  # the segment at 13000 is still needed, and nothing was deleted
+    journal.release(14500)
+    assert journal.flush()
+    assert journal.start == 14000
+    assert not rejected.exists()
+    journal.close()
