@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def _without_worker(shard: Shard) -> LinkStatus:
     spec = shard.record.spec
-    sides = [str(spec.get(side, {}).get("datacenter", "")) for side in ("source", "target")]
-    status = LinkStatus(shard.id.task, shard.id.shard, *sides, paused=shard.record.desired == "paused")
+    source, target = (str(spec.get(side, {}).get("datacenter", "")) for side in ("source", "target"))
+    status = LinkStatus(shard.id.task, shard.id.shard, source, target, paused=shard.record.desired == "paused")
     if shard.failed:
         status.state, status.last_error = "failed", shard.failed
     return status

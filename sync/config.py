@@ -8,12 +8,14 @@ from typing import Literal
 
 from canal.endpoint import Endpoint
 from sync.placing import TransformOptions
+from sync.throttle import ThrottleOptions
 
 StaleKeys = Literal["delete", "keep"]
 OnError = Literal["stop", "continue"]
 WriterMode = Literal["auto", "gated", "guarded"]
 SnapshotMode = Literal["auto", "always", "never"]
 Existing = Literal["home", "source", "target"]
+Flush = Literal["auto", "replay", "drop", "stop"]
 Fsync = Literal["always", "everysec", "no"]
 
 MiB = 1 << 20
@@ -58,6 +60,8 @@ class LinkConfig:
     uid: str = ""  # of the task; empty: made, and kept in the state directory
     epoch: int = 0  # from the coordinator; 0: counted in the state directory
     two_way: bool = False
+    flush: Flush = "auto"  # FLUSHALL, FLUSHDB, SWAPDB; auto: replay one way, stop in a two-way task
+    accept_evictions: bool = False  # two-way over servers that evict: their DELs look like users'
     direct: tuple[str, ...] = ()  # origins that reach the target by a task of their own
     on_error: OnError = "stop"
     writer: WriterMode = "auto"
@@ -65,5 +69,6 @@ class LinkConfig:
     journal: JournalOptions = field(default_factory=JournalOptions)
     transform: TransformOptions = field(default_factory=TransformOptions)
     expiry_max_keys: int = 10_000_000  # two-way: deadlines that are tracked
+    throttle: ThrottleOptions = field(default_factory=ThrottleOptions)
     batch_bytes: int = 256 * 1024
     batch_commands: int = 1000

@@ -15,10 +15,13 @@ from canal.capture import Capture, CaptureOptions
 from canal.errors import CanalError
 from canal.journal.lock import StateLock
 from sync.config import LinkConfig
+from sync.horizon import Horizon
+from sync.letters import WaitingCount
 from sync.linkstate import LinkState
 from sync.replay import Replay
 from sync.status import LinkStatus
 from sync.target.fence import Fenced
+from sync.throttle import Throttle, ThrottleOptions
 from sync.watch import SourceWatch
 
 __all__ = ["Fenced", "Link"]
@@ -37,6 +40,7 @@ class Link:
         self._wake = asyncio.Event()
         self._stop_by: float | None = None
         self._paused = False
+        self._throttle = Throttle(self.status, config.throttle)
         self._capture: Capture | None = None
         self._replay: Replay | None = None
 
@@ -53,6 +57,7 @@ class Link:
         except CanalError as error:
             status.failed(error)
             status.state, status.detail = "failed", str(error)
+            status.fenced = isinstance(error, Fenced)
             raise
         finally:
             status.source_connected = status.target_connected = False
@@ -70,15 +75,20 @@ class Link:
 
     def pause(self) -> None:
         """Stop replay, not capture; the journal grows meanwhile."""
-        self._paused = True
+        self._paused = self.status.paused = True
         if self._replay is not None:
             self._replay.pause(True)
 
     def resume(self) -> None:
         """Replay again."""
-        self._paused = False
+        self._paused = self.status.paused = False
         if self._replay is not None:
             self._replay.pause(False)
+
+    def throttle(self, options: ThrottleOptions) -> None:
+        """Other limits of replay, from now on."""
+        self._throttle.set(options)
+        self._wake.set()
 
     # --- the whole life ---
 
@@ -92,6 +102,7 @@ class Link:
         capture = self._capture = watch.capture = self._new_capture(watch)
         replay = self._replay = Replay(config, self.status, capture, self.state, watch, self._wake)
         replay.stop_by = self._stop_by
+        replay.throttle = self._throttle
         replay.pause(self._paused)
         for note in capture.open():
             log.warning("journal: %s", note)
@@ -103,6 +114,7 @@ class Link:
             capture.stop()
             await capture.close()
             self._show(capture, replay)
+            self.status.dead_letters_waiting = WaitingCount(self.config.state_dir).value()
 
     def _new_capture(self, watch: SourceWatch) -> Capture:
         journal = self.config.journal
@@ -129,6 +141,8 @@ class Link:
         replaying = asyncio.create_task(replay.run(), name="replay")
         following = asyncio.create_task(self._follow(capture), name="capture")
         ticking = asyncio.create_task(self._ticker(capture, replay), name="ticker")
+        horizon = Horizon(self.config, self.status, lambda: capture.journal.size)
+        looking = asyncio.create_task(horizon.run(), name="horizon")
         try:
             while not replaying.done():
                 await asyncio.wait({replaying, following, ticking}, timeout=1.0, return_when="FIRST_COMPLETED")
@@ -142,9 +156,9 @@ class Link:
                     await asyncio.wait({replaying, ticking}, timeout=1.0, return_when="FIRST_COMPLETED")
             replaying.result()
         finally:
-            for task in (replaying, following, ticking):
+            for task in (replaying, following, ticking, looking):
                 task.cancel()
-            await asyncio.gather(replaying, following, ticking, return_exceptions=True)
+            await asyncio.gather(replaying, following, ticking, looking, return_exceptions=True)
 
     async def _follow(self, capture: Capture) -> None:
         await capture.begun.wait()
@@ -152,8 +166,10 @@ class Link:
 
     async def _ticker(self, capture: Capture, replay: Replay) -> None:
         """Status from capture, and a regular wake-up for what goes by time."""
+        letters = WaitingCount(self.config.state_dir)
         while True:
             self._show(capture, replay)
+            self.status.dead_letters_waiting = letters.value()
             self._wake.set()
             await asyncio.sleep(_TICK_S)
 

@@ -21,7 +21,15 @@ from sync.deadline_scan import scan_deadlines
 from sync.expiry import Deadlines, ExpiryRule
 from sync.failover import Fork
 from sync.linkstate import LinkState
-from sync.preflight import kind, refuse_cluster, refuse_same, refuse_same_stream, refuse_strangers, source_info
+from sync.preflight import (
+    kind,
+    refuse_cluster,
+    refuse_evictions,
+    refuse_same,
+    refuse_same_stream,
+    refuse_strangers,
+    source_info,
+)
 from sync.refetch import Place, Refetch, from_member, refetch_key, unit_of
 from sync.restore import target_of
 from sync.rewrite import Payloads
@@ -32,6 +40,7 @@ from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.target.connection import Connection, connect
 from sync.target.fence import Fence, fence, read_checkpoint, refuse_duplicate, server_info
 from sync.target.standalone import GUARD, BatchRefused
+from sync.throttle import Throttle
 from sync.transform import Transform
 from sync.troubles import Troubles
 from sync.unit import Dropped
@@ -68,6 +77,7 @@ class Replay:
         self._troubles = Troubles()
         self._backoff = Backoff()
         self._paused = False
+        self.throttle = Throttle(status, config.throttle)
         self._session: Session | None = None
         self._members: list[bytes] = []  # of the set of keys that wait to be fetched
         self._found_at = 0  # newest position found in the target's checkpoint
@@ -207,6 +217,8 @@ class Replay:
             self._watch.learn(source)
             refuse_same(config, source, target)
             await refuse_duplicate(conn, self._key, {source.replid})
+        if not self.checked:
+            refuse_evictions(config, source, target)
         # each time: a target that lost its checkpoint and holds data is not the one that it was
         await refuse_strangers(config, conn, self._own(await read_checkpoint(conn, self._key)))
         self.checked = True
@@ -262,6 +274,7 @@ class Replay:
         status.applied_offset = offset
         self._watch.note_boundary(offset, db)
         await self._mind_refetch(session, fork, target)
+        await self._mind_requests(session, offset, db)
         await self._learn_deadlines()
         rules = make_rules(config, self._watch.kind, target, self._transform, self._expiry)
         await session.stream(rules, offset, db, lambda: self.stop_by is not None)
@@ -316,6 +329,7 @@ class Replay:
             generation,
         )
         session.paused = self._paused
+        session.throttle = self.throttle
         return session
 
     def _snapshot_run(self, session: Session, checkpoint: Checkpoint, target: ServerKind) -> SnapshotRun:
@@ -366,6 +380,15 @@ class Replay:
             await session.drain()
             self._found_at = fork.position.offset
         Fork.forget(self._config.state_dir)
+
+    async def _mind_requests(self, session: Session, offset: int, db: int) -> None:
+        """Keys that a person asked for, before anything is replayed: also those whose command stopped the link."""
+        places = session.requests.take()
+        commands = [] if session.refetch is None else session.refetch.add(places)
+        if commands:
+            unit = unit_of(commands, offset, db, self._capture.status.received_ms)
+            await session.submit(Batch(offset, db, [unit], unit.count, unit.size))
+            await session.drain()
 
     def _at_target(self, place: Place) -> Place | None:
         placed = self._transform.key(*place)

@@ -19,12 +19,14 @@ from sync.config import LinkConfig
 from sync.deadletter import DeadLetters, describe
 from sync.expiry import Deadlines
 from sync.fetch import fetch
+from sync.letters import Requests
 from sync.refetch import Fetched, Refetch, unit_of
 from sync.status import LinkStatus
 from sync.tag import Tagger
 from sync.target.connection import Connection
 from sync.target.fence import Fence
 from sync.target.standalone import BatchRefused, Failures, Writer
+from sync.throttle import Throttle
 from sync.troubles import Troubles
 from sync.ttl import TtlGuard
 from sync.unit import DeadLetter, Rules, UnitReader
@@ -91,8 +93,11 @@ class Session:
             seen=seen,
         )
         self._dropped_since = 0.0
+        self.throttle = Throttle(status)
+        self.requests = Requests(config.state_dir)
         self.refetch: Refetch | None = None
         self.guard: TtlGuard | None = None
+        self._holds_seen = 0  # of the guard, in the status already
         self.deadlines: Deadlines | None = None  # two ways: those of the snapshot are learned
         self._fetching: asyncio.Task[list[Fetched]] | None = None
         self._fetch_not_before = 0.0
@@ -137,17 +142,24 @@ class Session:
         stopping: Callable[[], bool],
     ) -> None:
         capture, writer, wake = self.capture, self.writer, self.wake
+        throttle = self.throttle
         halt: CanalError | None = None
         waiting: list[Chunk] = []  # for a look at the keys that they build on; see sync.ttl
         waiting_bytes = 0
         while True:
             self._check()
+            if throttle.on and not single:
+                self._bound(throttle, rules, batcher)
             # a unit that goes alone really does, so that a connection that breaks names it
             while writer.room and (writer.idle or self.committed >= self.troubles.single_until):
+                if throttle.on and (batcher.empty or throttle.holds(wake.set)):
+                    break
                 # what was consumed after a unit that stops the link must not be passed over
                 batch = batcher.take(units.position, units.db) if halt is None else batcher.take()
                 if batch is None:
                     break
+                if throttle.on:
+                    throttle.spend(batch.count, batch.size)
                 writer.submit(batch)
             if single and units.position >= self.troubles.single_until:
                 single = False
@@ -175,6 +187,8 @@ class Session:
                     waiting, waiting_bytes = [], 0
                     continue
                 if self.guard is not None and self._put_right(self.guard, units, batcher):
+                    continue
+                if self.refetch is not None and self._asked_for(self.refetch, units, batcher):
                     continue
                 self._caught_up(units)
                 if stopping() and (self.paused or reader.offset >= capture.journal.end):
@@ -220,6 +234,13 @@ class Session:
             batcher.add(unit)
         return bool(commands)
 
+    def _asked_for(self, refetch: Refetch, units: UnitReader, batcher: Batcher) -> bool:
+        """All is applied: keys that a person asked for are passed over from here on, until they are fetched."""
+        commands = refetch.add(self.requests.take())
+        if commands:
+            batcher.add(unit_of(commands, units.position, units.db, self.capture.status.received_ms))
+        return bool(commands)
+
     def _refetch(self, refetch: Refetch, units: UnitReader, batcher: Batcher) -> None:
         """Once replay is close to the source, read the keys that wait; restore them when the stream gets there."""
         commands = refetch.due(units.position)
@@ -237,6 +258,7 @@ class Session:
                 self._fetch_not_before = time.monotonic() + 1.0
                 return
             refetch.fetched.update({fetched.place: fetched for fetched in task.result()})
+            self.status.refetched_keys += len(task.result())
             self.wake.set()
         near = self.capture.status.offset - units.position < _NEAR_BYTES
         if not near or not self.capture.status.connected or time.monotonic() < self._fetch_not_before:
@@ -247,12 +269,20 @@ class Session:
             self._fetching = asyncio.create_task(fetch(self.config.source, wanted, replids[-1][0]))
             self._fetching.add_done_callback(lambda _: self.wake.set())
 
+    def _bound(self, throttle: Throttle, rules: Rules, batcher: Batcher) -> None:
+        """Transactions no larger than the throttle lets through in one go."""
+        config = self.config
+        bounds = throttle.bounds(config.batch_commands, config.batch_bytes)
+        batcher.max_commands, batcher.max_bytes = bounds
+        rules.max_commands, rules.max_bytes = bounds
+
     def _set_single(self, rules: Rules, batcher: Batcher, single: bool) -> None:
         rules.max_commands = batcher.max_commands = 1 if single else self.config.batch_commands
 
     def _caught_up(self, units: UnitReader) -> None:
         """Nothing is on its way: what was consumed needs no writing."""
         status = self.status
+        status.refetch_keys = 0 if self.refetch is None else len(self.refetch.keys)
         status.applied_offset = max(status.applied_offset, units.position)
         status.applied_received_ms = self.capture.status.received_ms
 
@@ -289,6 +319,10 @@ class Session:
             status.filtered(reason, count)
         counters.received = counters.loops_dropped = 0
         counters.filtered.clear()
+        if self.guard is not None and self.guard.held_off != self._holds_seen:
+            status.ttl_holds += self.guard.held_off - self._holds_seen
+            self._holds_seen = self.guard.held_off
+        status.refetch_keys = 0 if self.refetch is None else len(self.refetch.keys)
 
     # --- commits and failures ---
 
@@ -317,10 +351,18 @@ class Session:
     async def submit(self, batch: Batch) -> None:
         """Submit when there is room (for the snapshot, which has no other work meanwhile)."""
         self._check()
-        while not self.writer.room or self.paused or (self.troubles.snapshot_single and not self.writer.idle):
+        throttle = self.throttle
+        while (
+            not self.writer.room
+            or self.paused
+            or (self.troubles.snapshot_single and not self.writer.idle)
+            or (throttle.on and throttle.holds(self.wake.set))
+        ):
             self.wake.clear()
             await self.wake.wait()
             self._check()
+        if throttle.on:
+            throttle.spend(batch.count, batch.size)
         self.writer.submit(batch)
 
     def _commit(self, batch: Batch, failures: Failures) -> None:
@@ -345,8 +387,11 @@ class Session:
         status.applied_received_ms = batch.last_received_ms
         if batch.count:
             status.observe_latency(max(0.0, now - batch.received_ms / 1000))
+        latency_s = time.monotonic() - batch.sent
         if self.guard is not None:
-            self.guard.latency_s = time.monotonic() - batch.sent
+            self.guard.latency_s = latency_s
+        if self.throttle.on:
+            self.throttle.committed(latency_s)
         self.watch.note_boundary(batch.end, batch.db)
         self.capture.journal.release(batch.end)
         self.capture.journal.mark(batch.end, batch.db)

@@ -67,8 +67,11 @@ class LinkStatus:
     target_reconnects: int = 0
     errors: int = 0
     last_error: str | None = None
-    dead_letters: int = 0
+    dead_letters: int = 0  # written by this process
+    dead_letters_waiting: int = 0  # in the file and not dealt with
     epoch: int = 0
+    fenced: bool = False  # ended because a newer owner writes to the target
+    paused: bool = False  # replay stands still because somebody asked for it; capture goes on
     writer: str = ""
     journal_bytes: int = 0
     journal_start: int = 0
@@ -77,6 +80,17 @@ class LinkStatus:
     fsyncs: int = 0
     latency_buckets: list[int] = field(default_factory=lambda: [0] * 16)  # see LATENCY_BOUNDS
     latency_sum: float = 0.0
+    journal_room_bytes: int | None = None  # what the journal may still take; None while unknown
+    source_rate: float = 0.0  # bytes/s of the source's stream, smoothed over about a minute
+    backlog_bytes: int = 0  # repl-backlog-size of the source; 0 while unknown
+    backlog_missed_bytes: int = 0  # written by the source and not received, as counted at ``backlog_at``
+    backlog_at: float = 0.0
+    throttle_commands_per_second: float = 0.0  # in force now, backing off included; 0: no limit
+    throttle_bytes_per_second: float = 0.0
+    throttled_seconds: float = 0.0  # time in which replay waited for its throttle
+    ttl_holds: int = 0  # deadlines held off because the link was late; see sync.ttl
+    refetch_keys: int = 0  # keys that wait to be fetched from the source
+    refetched_keys: int = 0  # keys fetched
     snapshot: SnapshotProgress = field(default_factory=SnapshotProgress)
     started: float = field(default_factory=time.time)
 
@@ -112,6 +126,32 @@ class LinkStatus:
             return 0.0
         return max(0.0, time.time() - self.applied_received_ms / 1000) if self.applied_received_ms else None
 
+    @property
+    def applied_age_seconds(self) -> float | None:
+        """Time since anything was applied; None before the first. Grows on an idle link too: read it beside the lag."""
+        return max(0.0, time.time() - self.last_applied) if self.last_applied else None
+
+    @property
+    def journal_room_seconds(self) -> float | None:
+        """How long the journal could take the source's present writes if none of it were released from now on; None
+        while nothing is written or the room is not known.
+        """
+        if self.journal_room_bytes is None or self.source_rate < 1.0:
+            return None
+        return self.journal_room_bytes / self.source_rate
+
+    @property
+    def backlog_left_seconds(self) -> float | None:
+        """How long the source will still hold what is not received: while connected, how long an outage may last; then
+        what is left of that, estimated from the last known rate. 0 when it is lost. None while not known.
+        """
+        if not self.backlog_bytes or self.source_rate < 1.0:
+            return None
+        missed = 0.0
+        if not self.source_connected:
+            missed = self.backlog_missed_bytes + self.source_rate * max(0.0, time.time() - self.backlog_at)
+        return max(0.0, (self.backlog_bytes - missed) / self.source_rate)
+
     def as_dict(self) -> dict[str, Any]:
         """The JSON of ``/status``."""
         from dataclasses import asdict
@@ -119,6 +159,8 @@ class LinkStatus:
         out = asdict(self)
         out["lag_bytes"] = self.lag_bytes
         out["lag_seconds"] = self.lag_seconds
+        for name in ("applied_age_seconds", "journal_room_seconds", "backlog_left_seconds"):
+            out[name] = getattr(self, name)
         out.pop("latency_buckets")
         out.pop("latency_sum")
         return out
