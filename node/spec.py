@@ -64,6 +64,8 @@ def to_link_config(
         uid=record.uid,
         epoch=epoch,
         two_way=spec.two_way is not None,
+        flush="auto" if spec.two_way is None else spec.two_way.flush,
+        accept_evictions=spec.two_way is not None and spec.two_way.accept_evictions,
         direct=spec.direct,
         on_error=spec.on_error,
         writer=spec.writer,

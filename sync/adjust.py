@@ -31,7 +31,7 @@ def make_rules(
         plain=rewriter.plain() if transform.identity else {},
         adjust=compose(transform, rewriter),
         noscript=_NOSCRIPT,
-        flush="stop" if config.two_way else "replay",
+        flush=("stop" if config.two_way else "replay") if config.flush == "auto" else config.flush,
         max_commands=config.batch_commands,
         max_bytes=config.batch_bytes,
     )

@@ -72,6 +72,21 @@ async def refuse_strangers(config: LinkConfig, conn: Connection, mine: Checkpoin
         )
 
 
+def refuse_evictions(config: LinkConfig, source: ServerInfo | None, target: ServerInfo) -> None:
+    """Raise Refused for a two-way task over a server that evicts: an eviction is a bare DEL, which the other side would
+    carry out as a user's.
+    """
+    if not config.two_way or config.accept_evictions:
+        return
+    for label, info in ((config.source.label, source), (config.target.label, target)):
+        if info is not None and info.maxmemory_policy not in ("", "noeviction"):
+            raise Refused(
+                f"server {label} has maxmemory-policy {info.maxmemory_policy}: what it evicts would be deleted at the "
+                "other side too, and cannot be told from a user's DEL. Set maxmemory-policy noeviction, or accept that "
+                "with --accept-evictions (accept_evictions: true under two_way in the task)"
+            )
+
+
 def refuse_cluster(config: LinkConfig, target: ServerInfo) -> None:
     """Raise ConfigError for a target that cannot be written to as one server."""
     if target.cluster:

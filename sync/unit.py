@@ -308,7 +308,8 @@ class UnitReader:
         if policy == "stop":
             raise Refused(
                 f"the source did {name.decode()} at offset {offset}; in a two-way task that stops the link, since it "
-                "would remove what the other datacenter wrote: start again with `flush: replay` or `flush: drop`"
+                "would remove what the other datacenter wrote: start again with --flush replay or --flush drop "
+                "(flush: in the task)"
             )
         return None
 

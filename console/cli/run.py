@@ -39,6 +39,12 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
     show_default=True,
     help="With --two-way: whose value stays where both sides have a key.",
 )
+@click.option(
+    "--flush",
+    type=click.Choice(["replay", "drop", "stop"]),
+    help="What becomes of FLUSHALL, FLUSHDB and SWAPDB (default: replay; with --two-way: stop).",
+)
+@click.option("--accept-evictions", is_flag=True, help="With --two-way: link servers that evict keys all the same.")
 @click.option("--big-key-bytes", type=Size(), default="64m", show_default=True, help="Larger values go in pieces.")
 @click.option(
     "--snapshot-rate", type=Size(), default=0, help="Snapshot bytes a second, such as 50m (default: no limit)."
@@ -104,6 +110,8 @@ def build_config(given: dict[str, Any]) -> Any:
         source_dc=source_dc,
         target_dc=target_dc,
         two_way=given["two_way"],
+        flush=given["flush"] or "auto",
+        accept_evictions=given["accept_evictions"],
         direct=given["direct"],
         on_error=given["on_error"],
         writer=given["writer"],

@@ -185,6 +185,8 @@ class TwoWayConfig(Strict):
 
     peer: TaskName
     home: str = "hash"
+    flush: Literal["auto", "replay", "drop", "stop"] = "auto"
+    accept_evictions: bool = False
 
 
 class SnapshotConfig(Strict):
