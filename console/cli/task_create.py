@@ -9,6 +9,8 @@ import click
 from canal.errors import ConfigError, Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from console.cli.access import Access
     from node.config.models import TaskSpec
 
@@ -26,10 +28,14 @@ def check_credentials(spec: TaskSpec, access: Access) -> None:
             )
 
 
-def fit_in(spec: TaskSpec, access: Access) -> TaskSpec:
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def fit_in(spec: TaskSpec, access: Access, *, say: Callable[[str], object] = _say) -> TaskSpec:
     """The task with its ``direct`` worked out among all tasks that can be seen; mends that of the others.
 
-    Raises Refused when writes would circulate or arrive twice.
+    ``say`` is told of each task that was mended. Raises Refused when writes would circulate or arrive twice.
     """
     from node.spec import read_spec, write_spec
     from node.topology import direct_for, doubled
@@ -51,8 +57,5 @@ def fit_in(spec: TaskSpec, access: Access) -> TaskSpec:
         changed = mended[other.task]
         if changed != other:
             coordinator.tasks.set_spec(other.task, write_spec(changed), by=f"task create {spec.task}")
-            click.echo(
-                f"task {other.task}: writes made in {spec.source.datacenter} now reach its target by {spec.task}",
-                err=True,
-            )
+            say(f"task {other.task}: writes made in {spec.source.datacenter} now reach its target by {spec.task}")
     return fitted

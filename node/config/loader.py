@@ -183,6 +183,12 @@ def _explain(error: ValidationError, model: type[BaseModel], document: Document)
     return lines
 
 
+def explain(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
+    """Each mistake of a document that came from no file: its dotted path, and the message."""
+    found = [(tuple(item["loc"]), dict(item)) for item in error.errors(include_url=False, include_context=True)]
+    return [(_dotted(place), _message(place, item, model)) for place, item in found]
+
+
 def _message(place: Place, item: dict[str, Any], model: type[BaseModel]) -> str:
     name = _dotted(place)
     if item["type"] == "extra_forbidden":
