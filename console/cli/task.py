@@ -29,11 +29,14 @@ def command() -> None:
 @click.option("-f", "--file", required=True, type=click.Path(dir_okay=False, path_type=Path), help="task.yaml")
 @click.option("--start", is_flag=True, help="Run it at once.")
 @click.option("--uid", default="", metavar="UID", help="Go on as the task of this uid whose record was lost.")
+@click.option(
+    "--accept-evictions", is_flag=True, help="Two ways over a server that evicts keys: they go on both sides."
+)
 @where_options
 @wait_options
-def create(file: Path, start: bool, uid: str, wait: bool, timeout: float, **given: Any) -> int:
+def create(file: Path, start: bool, uid: str, accept_evictions: bool, wait: bool, timeout: float, **given: Any) -> int:
     """Create a task from FILE. It is not started unless --start is given."""
-    from console.cli.task_create import check_credentials, fit_in
+    from console.cli.task_create import check_credentials, fit_in, look_at_servers
     from node.config import ConfigProblems, load_task
     from node.spec import write_spec
 
@@ -44,6 +47,7 @@ def create(file: Path, start: bool, uid: str, wait: bool, timeout: float, **give
         return error.exit_code
     with opened(given, everywhere=True) as access:
         check_credentials(spec, access)
+        look_at_servers(spec, access, accept_evictions=accept_evictions)
         spec = fit_in(spec, access)
         access.coordinator.tasks.create(
             spec.task, write_spec(spec), desired="running" if start else "stopped", by=who(), uid=uid

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from canal.errors import ConfigError, Refused
+from canal.errors import CanalError, ConfigError, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from console.cli.access import Access
-    from node.config.models import TaskSpec
+    from node.config.models import SideConfig, TaskSpec
 
 
 def check_credentials(spec: TaskSpec, access: Access) -> None:
@@ -59,3 +59,50 @@ def fit_in(spec: TaskSpec, access: Access, *, say: Callable[[str], object] = _sa
             coordinator.tasks.set_spec(other.task, write_spec(changed), by=f"task create {spec.task}")
             say(f"task {other.task}: writes made in {spec.source.datacenter} now reach its target by {spec.task}")
     return fitted
+
+
+def look_at_servers(spec: TaskSpec, access: Access, *, accept_evictions: bool) -> None:
+    """Ask both servers what evictions would do to the task; what cannot be reached from here is only said.
+
+    Evictions are plain DELs in the stream: in a two-way task they would delete at the other side what is evicted here.
+    Raises Refused for a two-way task over a server that evicts, unless that is accepted.
+    """
+    for side, config in (("source", spec.source), ("target", spec.target)):
+        try:
+            policy = _eviction_policy(side, config, access)
+        except CanalError as error:
+            _say(f"{side} {config.url} was not looked at from here: {error}")
+            continue
+        if policy in ("", "noeviction"):
+            continue
+        if spec.two_way is not None and not accept_evictions:
+            raise Refused(
+                f"{side} {config.url} has maxmemory-policy {policy}: what it evicts would be deleted on the other side"
+                " too; set noeviction, or give --accept-evictions"
+            )
+        if spec.two_way is not None or (side == "target" and policy.startswith("allkeys-")):
+            _say(f"warning: {side} {config.url} has maxmemory-policy {policy} and may evict what is needed")
+
+
+def _eviction_policy(side: str, config: SideConfig, access: Access) -> str:
+    """The server's maxmemory-policy, '' where it does not say or can never evict (no maxmemory)."""
+    import asyncio
+
+    from canal.endpoint import control
+    from canal.errors import Unreachable
+    from node.config.secrets import resolve
+
+    endpoint = resolve(side, config, access.credentials)
+
+    async def ask() -> dict[str, Any]:
+        async with control(endpoint) as client:
+            found: dict[str, Any] = await client.info("memory")
+            return found
+
+    try:
+        memory = asyncio.run(asyncio.wait_for(ask(), 5))
+    except CanalError:
+        raise
+    except Exception as error:
+        raise Unreachable(str(error) or type(error).__name__) from None
+    return str(memory.get("maxmemory_policy", "")) if memory.get("maxmemory", 0) else ""
