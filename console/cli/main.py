@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "verify": ("console.cli.verify:command", "Compare two servers by content."),
     "node": ("console.cli.node:command", "Start, list and drain nodes."),
     "task": ("console.cli.task:command", "Create, watch and control tasks."),
+    "dead-letters": ("console.cli.dead_letters:command", "Work off commands that a target refused."),
     "console": ("console.cli.console:command", "Serve the web console and its API."),
     "config": ("console.cli.config:command", "Validate and show configuration files."),
     "doctor": ("console.cli.doctor:command", "Check servers and settings, and say what to change."),
