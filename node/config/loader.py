@@ -32,8 +32,13 @@ class ConfigProblems(ConfigError):
     """All that is wrong with a file. ``problems``: one line each, beginning with file, line and column."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
+        self.problems = [_one_line(problem) for problem in problems]
+        super().__init__("; ".join(self.problems))
+
+
+def _one_line(text: str) -> str:
+    """``text`` without line breaks and control characters: a file may hold anything."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 @dataclass(slots=True)
