@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from canal.errors import StateError
+from canal.journal import spool as spool_module
 from canal.journal.chunk import SpoolAborted
 from canal.journal.spool import Spool, SpoolReader
 from canal.journal.transfer import BLOCK, CRC_NAME, META_NAME, RDB_NAME
@@ -199,6 +200,19 @@ async def test_no_room_is_said_before_it_begins(tmp_path: Path) -> None:
     assert "needs" in trouble
     assert "more on the file system of" in trouble
     assert spool.position is None
+
+
+async def test_room_that_an_earlier_snapshot_takes_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await kept(tmp_path)
+    monkeypatch.setattr(spool_module, "free_bytes", lambda directory: 1000)
+    spool = spool_in(tmp_path)
+    spool.open()
+    trouble = spool.begin(HERE, len(DATA) + 1001)
+    assert trouble is not None
+    assert f"a snapshot of {len(DATA) + 1001} bytes needs 1 more on the file system of" in trouble
+    spool.open()
+    assert spool.begin(HERE, len(DATA) + 1000) is None
+    spool.close()
 
 
 async def test_no_room_while_it_comes(tmp_path: Path) -> None:
