@@ -59,7 +59,7 @@ class Restorer:
     ) -> None:
         self.status = status
         self.target = target
-        self._temporary = temporary
+        self.temporary = temporary
         self._keep = keep
         self._big_bytes = big_key_bytes
         self._loadable: Loadable | None = None
@@ -168,7 +168,7 @@ class Restorer:
             start = event
             if event.expire_ms is not None:
                 start = replace(event, expire_ms=self._deadline(event.expire_ms))
-            self._big = BigKey(start, self.target, self._temporary, flavor=self._flavor)
+            self._big = BigKey(start, self.target, self.temporary, flavor=self._flavor)
             yield from self._steps(start.db, self._big.begin(), event.offset)
             return
         big = self._big
@@ -191,7 +191,7 @@ class Restorer:
             yield Step(key.db, commands, key.end, any(argv[0] in _NOSCRIPT for argv in commands))
             return
         last: list[list[bytes]] = []
-        for argv in key_commands(key, self.target, flavor=self._flavor, temporary=self._temporary):
+        for argv in key_commands(key, self.target, flavor=self._flavor, temporary=self.temporary):
             if last or argv[0] == b"RENAME":
                 last.append(argv)
             else:
@@ -203,8 +203,8 @@ class Restorer:
         commands = list(last)
         if not self._keep:
             return commands
-        deadlines = [[b"PEXPIREAT", self._temporary, argv[2]] for argv in commands if argv[0] == b"PEXPIREAT"]
-        return [*deadlines, [b"RENAMENX", self._temporary, key], [b"DEL", self._temporary]]
+        deadlines = [[b"PEXPIREAT", self.temporary, argv[2]] for argv in commands if argv[0] == b"PEXPIREAT"]
+        return [*deadlines, [b"RENAMENX", self.temporary, key], [b"DEL", self.temporary]]
 
     def _deadline(self, expire_ms: int) -> int:
         return max(expire_ms, time.time_ns() // 1_000_000 + GRACE_MS)

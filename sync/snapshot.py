@@ -97,8 +97,12 @@ class SnapshotRun:
         if session.capture.generation != generation:
             return
         await session.drain()
+        sweep = Sweep(session, self._keys, self._builder.mark, self._transform, self._target)
+        await sweep.tidy(self._restorer.temporary)
         if self._sweeps:
-            await self._sweep()
+            # at first contact it was asked for; later it is guarded, unless a person has agreed
+            confirmed = self._contact.first or session.config.snapshot.confirmed
+            await sweep.run(delete=self._mirror, guarded=not confirmed)
         await session.submit(Batch(self.position.offset, 0))
         await session.drain()
         session.status.snapshot.finished = time.time()
@@ -255,12 +259,6 @@ class SnapshotRun:
             return await user_keys(conn) == 0
         finally:
             conn.close()
-
-    async def _sweep(self) -> None:
-        """Remove what the snapshot did not have; at first contact that was asked for, later it is guarded."""
-        confirmed = self._contact.first or self.session.config.snapshot.confirmed
-        sweep = Sweep(self.session, self._keys, self._builder.mark, self._transform, self._target)
-        await sweep.run(delete=self._mirror, guarded=not confirmed)
 
 
 async def probe(session: Session, header: Header, target: Target) -> Target:

@@ -61,10 +61,10 @@ class Sweep:
             if stale:
                 log.info("removing %d of %d keys that the source does not have", stale, ours)
             if stale <= len(remembered):
-                await self._remove_all(remembered)
+                await self._remove_stale(remembered)
             else:
                 async for db, names in self._stale(conn):
-                    await self._remove_all([(db, name) for name in names])
+                    await self._remove_stale([(db, name) for name in names])
             await self._session.drain()
         finally:
             conn.close()
@@ -116,11 +116,7 @@ class Sweep:
 
     async def _scan(self, conn: Connection) -> AsyncIterator[tuple[int, list[bytes], list[str]]]:
         """(database, keys, their types where filters ask for them, else empty); some keys come more than once."""
-        info = parse_info(await conn.call(b"INFO", b"keyspace"))
-        for name in info:
-            if not name.startswith("db") or not name[2:].isdigit():
-                continue
-            db = int(name[2:])
+        for db in await _databases(conn):
             await conn.call(b"SELECT", b"%d" % db)
             cursor = b"0"
             while True:
@@ -132,6 +128,23 @@ class Sweep:
                 if cursor == b"0":
                     break
 
+    async def _remove_stale(self, keys: list[tuple[int, bytes]]) -> None:
+        await self._remove_all(keys)
+        self._session.status.snapshot.stale_deleted += len(keys)
+
+    async def tidy(self, temporary: bytes) -> None:
+        """Remove what an earlier, interrupted snapshot left of a value that it made under the temporary name."""
+        conn = await connect(self._session.config.target)
+        try:
+            found = []
+            for db in await _databases(conn):
+                await conn.call(b"SELECT", b"%d" % db)
+                if await conn.call(b"EXISTS", temporary):
+                    found.append((db, temporary))
+        finally:
+            conn.close()
+        await self._remove_all(found)
+
     async def _remove_all(self, keys: list[tuple[int, bytes]]) -> None:
         limit = self._session.config.batch_commands
         for begin in range(0, len(keys), limit):
@@ -142,7 +155,12 @@ class Sweep:
             batch = self._mark()
             batch.units, batch.count, batch.size = units, len(units), sum(unit.size for unit in units)
             await self._session.submit(batch)
-            self._session.status.snapshot.stale_deleted += len(units)
+
+
+async def _databases(conn: Connection) -> list[int]:
+    """Those that hold keys."""
+    info = parse_info(await conn.call(b"INFO", b"keyspace"))
+    return [int(name[2:]) for name in info if name.startswith("db") and name[2:].isdigit()]
 
 
 def _word(reply: object) -> str:
