@@ -1,0 +1,57 @@
+// Requests to the console: the session, JSON in and out, errors with their problems.
+
+export const session = { name: "", role: "", csrf: "", open: false, version: "" };
+
+export class ApiError extends Error {
+  constructor(status, body) {
+    super(body?.error?.message || `the console answered with ${status}`);
+    this.status = status;
+    this.code = body?.error?.code || "";
+    this.problems = body?.error?.problems || [];
+  }
+}
+
+const listeners = new Set();
+/** Call when the session has ended. */
+export const onLogout = (listener) => listeners.add(listener);
+
+export async function request(method, path, body) {
+  const headers = { Accept: "application/json" };
+  if (method !== "GET") headers["X-CSRF-Token"] = session.csrf || "";
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(`/api/v1${path}`, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  } catch {
+    throw new ApiError(0, { error: { message: "the console does not answer; it may have been stopped" } });
+  }
+  const found = await answer.json().catch(() => null);
+  if (answer.ok) return found;
+  const error = new ApiError(answer.status, found);
+  if (answer.status === 401 && path !== "/session") for (const listener of listeners) listener();
+  throw error;
+}
+
+export const get = (path) => request("GET", path);
+export const isAdmin = () => session.role === "admin";
+export const taskPath = (name, rest = "") => `/tasks/${encodeURIComponent(name)}${rest}`;
+
+/** True when somebody is logged in (without tokens: always). */
+export async function resume() {
+  try {
+    Object.assign(session, await get("/session"));
+    return true;
+  } catch (error) {
+    if (error.status === 401) return false;
+    throw error;
+  }
+}
+
+export async function login(token) {
+  Object.assign(session, await request("POST", "/session", { token }));
+}
+
+export async function logout() {
+  await request("DELETE", "/session");
+  Object.assign(session, { name: "", role: "", csrf: "" });
+}

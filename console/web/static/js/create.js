@@ -1,0 +1,140 @@
+// A new task: a form, then the YAML that it makes, then the task.
+
+import { isAdmin, request, taskPath } from "./api.js";
+import { h, put, text, toast } from "./dom.js";
+import { tasks, world } from "./live.js";
+import { empty, notice } from "./widgets.js";
+
+export function createPage() {
+  if (!isAdmin()) return { title: "New task", element: empty("You may look, not create.") };
+  const fields = new Map();
+  const review = h("div", { "aria-live": "polite" });
+  const general = h("div");
+  const id = (path) => `f-${path.replace(/\W/g, "-")}`;
+
+  function field(path, label, control, hint = "") {
+    const problem = h("span.problem", { id: `${id(path)}-problem` });
+    control.id = id(path);
+    control.setAttribute("aria-describedby", `${id(path)}-problem ${id(path)}-hint`);
+    fields.set(path, { control, problem });
+    return h("p.field", {}, h("label", { for: control.id }, label), control,
+      h("span.hint", { id: `${id(path)}-hint` }, hint), problem);
+  }
+  const input = (props = {}) => h("input", { autocomplete: "off", spellcheck: "false", autocapitalize: "off", ...props });
+  const select = (...choices) => h("select", {}, choices.map(([value, said]) => h("option", { value }, said)));
+  const value = (path) => fields.get(path).control.value.trim();
+
+  const datacenters = h("datalist", { id: "datacenters" }, [...world.datacenters.keys()].map((name) => h("option", { value: name })));
+  const side = (name, title, hint) => h("fieldset", {}, h("legend", {}, title),
+    field(`${name}.datacenter`, "Datacenter", input({ list: "datacenters" }), hint),
+    field(`${name}.url`, "Server", input({ placeholder: "redis://10.0.0.1:6379", inputmode: "url" }), "redis://, rediss:// for TLS, or unix://. No user, no password."),
+    field(`${name}.credentials`, "Credentials", input(), "The name of an entry under credentials: in every node's node.yaml. Empty: none."),
+    tester(name));
+
+  function tester(name) {
+    const said = h("div", { role: "status" });
+    const button = h("button", { type: "button", onclick: async () => {
+      button.disabled = true;
+      put(said, h("p.hint", {}, "Connecting …"));
+      try {
+        const found = await request("POST", "/connections/test", { url: value(`${name}.url`), credentials: value(`${name}.credentials`) || null });
+        put(said, notice(found.ok === false ? "bad" : found.ok ? "good" : "info", found.message, found.warnings.map((line) => h("p", {}, line))));
+      } catch (error) {
+        put(said, notice("bad", error.message));
+      }
+      button.disabled = false;
+    } }, "Test connection", h("span.sr", {}, ` to the ${name}`));
+    return h("div", {}, button, said);
+  }
+
+  const twoWay = h("input", { type: "checkbox", id: "two-way", onchange: () => { peer.hidden = !twoWay.checked; } });
+  const peer = h("div", { hidden: true },
+    field("two_way.peer", "Task of the other direction", input({ list: "tasknames" }), "It is created like this one, with both sides exchanged."),
+    field("two_way.home", "Whose value wins", input({ placeholder: "hash" }), "hash: by the key, the same on both sides."));
+
+  function spec() {
+    const made = {};
+    for (const path of fields.keys()) {
+      if (path.startsWith("two_way") && !twoWay.checked) continue;
+      const given = value(path);
+      if (given === "") continue;
+      const [first, second] = path.split(".");
+      if (second) (made[first] ??= {})[second] = given;
+      else made[first] = /^\d+$/.test(given) && path.startsWith("batch") ? Number(given) : given;
+    }
+    if (twoWay.checked) made.two_way ??= {};
+    return made;
+  }
+
+  function showProblems(error) {
+    for (const { control, problem } of fields.values()) {
+      control.removeAttribute("aria-invalid");
+      text(problem, "");
+    }
+    const rest = [];
+    let first = null;
+    for (const { path, message } of error?.problems || []) {
+      const found = [...fields.keys()].filter((name) => name === path || name.startsWith(`${path}.`));
+      if (!path || !found.length) { rest.push(message); continue; }
+      for (const name of found) {
+        const { control, problem } = fields.get(name);
+        control.setAttribute("aria-invalid", "true");
+        text(problem, message);
+        first ??= control;
+      }
+    }
+    if (error && !error.problems.length) rest.push(error.message);
+    put(general, rest.length ? notice("bad", "This cannot be created", rest.map((line) => h("p", {}, line))) : null);
+    first?.focus();
+  }
+
+  async function check(event) {
+    event.preventDefault();
+    const made = spec();
+    try {
+      const found = await request("POST", "/tasks/preview", { spec: made });
+      showProblems(null);
+      put(review, reviewPart(made, found));
+      review.querySelector("h2").focus();
+      review.scrollIntoView({ block: "nearest" });
+    } catch (error) {
+      put(review);
+      showProblems(error);
+    }
+  }
+
+  function reviewPart(made, found) {
+    const create = (start) => async () => {
+      try {
+        const done = await request("POST", "/tasks", { spec: made, start });
+        toast(`task ${made.task} is created${start ? ", to run" : ""}`);
+        done.notes.forEach((line) => toast(line));
+        location.hash = `#${taskPath(made.task)}`;
+      } catch (error) {
+        showProblems(error);
+        general.scrollIntoView({ block: "center" });
+      }
+    };
+    return h("section.card", {}, h("h2", { tabindex: "-1" }, "This is what will be created"),
+      h("pre", { tabindex: "0", "aria-label": "Task as YAML" }, found.yaml),
+      found.warnings.length > 0 && notice("info", "Before you go on", h("ul", {}, found.warnings.map((line) => h("li", {}, line)))),
+      h("div.actions", {}, h("button", { type: "button", onclick: create(false) }, "Create"),
+        h("button.primary", { type: "button", onclick: create(true) }, "Create and start")));
+  }
+
+  const form = h("form.task-form", { onsubmit: check, novalidate: true, oninput: () => put(review) },
+    datacenters, h("datalist", { id: "tasknames" }, tasks().map((task) => h("option", { value: task.task }))),
+    general,
+    field("task", "Name", input({ required: true }), "Letters, digits, '-', '_' and '.'; for example sh-bj."),
+    h("div.pair", {}, side("source", "Source", "Where the writes come from. The task runs on nodes there."), side("target", "Target", "Where they go.")),
+    h("fieldset", {}, h("legend", {}, "How"),
+      h("p.check", {}, twoWay, h("label", { for: "two-way" }, "Two-way: the target writes too, and its writes come back")), peer,
+      field("snapshot.stale_keys", "Keys that only the target has", select(["", "stop at a target with data"], ["delete", "delete them"], ["keep", "keep them"]), "Looked at when the first snapshot is applied."),
+      field("on_error", "A command that the target refuses for good", select(["", "stop the task"], ["continue", "keep it as a dead letter and go on"])),
+      h("details", {}, h("summary", {}, "More"),
+        field("snapshot.mode", "Snapshot", select(["", "when needed"], ["always", "at every start"], ["never", "never"])),
+        field("writer", "Writer", select(["", "choose by itself"], ["gated", "gated"], ["guarded", "guarded"])),
+        field("batch_commands", "Commands in one transaction", input({ inputmode: "numeric", placeholder: "1000" })))),
+    h("div.actions", {}, h("a.button", { href: "#/" }, "Cancel"), h("button.primary", { type: "submit" }, "Review")));
+  return { title: "New task", element: h("div.narrow-page", {}, h("h1", {}, "New task"), form, review) };
+}
