@@ -38,7 +38,7 @@ from sync.snapshot import Contact, SnapshotRun
 from sync.status import LinkStatus
 from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.target.connection import Connection, connect
-from sync.target.fence import Fence, fence, read_checkpoint, refuse_duplicate, server_info
+from sync.target.fence import Fence, databases, fence, read_checkpoint, refuse_duplicate, server_info
 from sync.target.standalone import GUARD, BatchRefused
 from sync.throttle import Throttle
 from sync.transform import Transform
@@ -312,6 +312,7 @@ class Replay:
         if guarded:
             await conn.call(b"SCRIPT", b"LOAD", GUARD)
         self._members = await conn.call(b"SMEMBERS", refetch_key(config.task, config.shard))
+        count = await databases(conn)
         tagger = Tagger(self._key, self._state.uid, config.source_dc, fenced.checkpoint)
         session = Session(
             config,
@@ -329,6 +330,7 @@ class Replay:
             generation,
         )
         session.paused = self._paused
+        session.databases = count
         session.throttle = self.throttle
         return session
 

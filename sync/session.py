@@ -78,6 +78,7 @@ class Session:
         self.committed = fence.checkpoint.position.offset if fence.checkpoint.position else 0
         self.last_replid = start.replid
         self.fatal: CanalError | None = None
+        self.databases = 16  # of the target
         self.paused = False  # nothing new is taken from the journal; what was sent is finished
         at = fence.checkpoint.position
         self.writer = Writer(
@@ -115,6 +116,7 @@ class Session:
         """
         capture, wake = self.capture, self.wake
         single = self.troubles.single_until > offset
+        rules.databases = self.databases
         units = UnitReader(offset, db, rules)
         batcher = Batcher(self.config.batch_commands, self.config.batch_bytes)
         self._set_single(rules, batcher, single)

@@ -164,6 +164,8 @@ class SnapshotRun:
             return
         try:
             for step in map(self._hooked, self._steps(event)):
+                if step.db >= self.session.databases:
+                    raise NotLoadable(f"database {step.db}: the target has only {self.session.databases}")
                 batch = self._builder.add(step)
                 if batch is not None:
                     await self._submit(batch)

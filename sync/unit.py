@@ -100,6 +100,7 @@ class Rules:
     adjust: Adjust
     noscript: frozenset[bytes] = frozenset()
     flush: str = "replay"  # replay | drop | stop
+    databases: int = _FAR  # how many the target has: SELECT of others fails there, and its commands would go elsewhere
     observe: Callable[[int, list[bytes], int], None] | None = None  # told of what is dropped as an echo, too
     max_commands: int = 1000
     max_bytes: int = 256 * 1024
@@ -228,12 +229,28 @@ class UnitReader:
     def _run(self, raw: bytes, count: int, end: int) -> None:
         self.counters.received += count
         tx = self._tx
-        if tx is not None:
-            tx.pieces.append(Piece(tx.db, raw, count))
+        piece = Piece(self.db if tx is None else tx.db, raw, count)
+        if piece.db >= self.rules.databases:
+            self._beyond(piece, end)
+        elif tx is not None:
+            tx.pieces.append(piece)
             tx.count += count
-            return
-        self.position = end
-        self._out.append(Unit(end, self.db, [Piece(self.db, raw, count)], self._received_ms))
+        else:
+            self.position = end
+            self._out.append(Unit(end, self.db, [piece], self._received_ms))
+
+    def _beyond(self, piece: Piece, end: int) -> None:
+        """Commands of a database that the target does not have."""
+        reason = f"the target has only {self.rules.databases} databases"
+        at, size = 0, len(piece.raw)
+        while at < size:
+            parsed = parse(piece.raw, at, size)
+            assert parsed is not None
+            argv, at = parsed
+            upto = end - size + at
+            unit = Unit(upto, self.db, [], self._received_ms)
+            unit.dead.append(DeadLetter(upto, piece.db, argv, reason))
+            self._place(unit)
 
     def _special(self, argv: list[bytes], buf: bytes, pos: int, after: int, base: int) -> None:
         name = argv[0].upper()
@@ -295,6 +312,10 @@ class UnitReader:
                     out, word = keep_reserved(out, to_db), b"EVAL"
                     unit.solo = True
                 raw = buf[pos:after] if out is argv else encode(out)
+                if to_db >= self.rules.databases:
+                    reason = f"the target has only {self.rules.databases} databases"
+                    unit.dead.append(DeadLetter(base + pos, to_db, out, reason))
+                    continue
                 unit.pieces.append(Piece(to_db, raw, 1))
                 if word in self.rules.noscript:
                     unit.noscript = True

@@ -196,6 +196,25 @@ async def read_checkpoint(conn: Connection, key: bytes) -> Checkpoint:
     return Checkpoint.from_fields(fields, key.decode("utf-8", "replace"))
 
 
+async def databases(conn: Connection) -> int:
+    """How many databases the target has. Found out by SELECT, because CONFIG is often not permitted."""
+
+    async def has(db: int) -> bool:
+        return not isinstance((await conn.calls([[b"SELECT", b"%d" % db]]))[0], hiredis.ReplyError)
+
+    here, beyond = 0, 16
+    while beyond < 1 << 20 and await has(beyond):
+        here, beyond = beyond, beyond * 2
+    while beyond - here > 1:
+        middle = (here + beyond) // 2 if here or beyond != 16 else 15  # nearly all have sixteen
+        if await has(middle):
+            here = middle
+        else:
+            beyond = middle
+    await conn.call(b"SELECT", b"0")
+    return beyond
+
+
 async def user_keys(conn: Connection) -> int:
     """How many keys the target holds besides the reserved ones."""
     info = parse_info(await conn.call(b"INFO", b"keyspace"))
