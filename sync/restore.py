@@ -166,6 +166,9 @@ class Restorer:
             self.status.keys_done += 1
             self.status.keys_decoded += 1
             start = event
+            self.status.choices[f"{encoding_name(event.type)}, long"] = (
+                f"commands in pieces: over {self._big_bytes} bytes"
+            )
             if event.expire_ms is not None:
                 start = replace(event, expire_ms=self._deadline(event.expire_ms))
             self._big = BigKey(start, self.target, self.temporary, flavor=self._flavor)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sync.session import Session
 
 _READ_BYTES: Final = 512 * 1024
+_LEAST_BYTES: Final = 4096
 _HEADER_BYTES: Final = 9
 _NO_SUCH_TYPE: Final = 127
 """A value type that no server knows: its payload is refused for the version first, then for the type."""
@@ -120,11 +121,13 @@ class SnapshotRun:
         shown = session.status.snapshot
         reader = RdbReader(stream_above=session.config.snapshot.big_key_bytes)
         spool = session.capture.spool.reader()
-        pace = Pace(session.config.snapshot.max_bytes_per_second)
+        rate = session.config.snapshot.max_bytes_per_second
+        pace = Pace(rate)
+        piece = min(_READ_BYTES, max(_LEAST_BYTES, rate // 20)) if rate else _READ_BYTES
         ended = False
         try:
             await session.submit(self._builder.mark())
-            while not ended and (data := await spool.read(_READ_BYTES)):
+            while not ended and (data := await spool.read(piece)):
                 if not reader.version:
                     ended = await self._begin(reader, data[:_HEADER_BYTES])
                     data = data[_HEADER_BYTES:]

@@ -32,6 +32,20 @@ class SnapshotProgress:
     started: float = 0.0
     finished: float = 0.0
 
+    def bytes_per_second(self, now: float) -> float:
+        """Mean rate from its start to ``now`` (unix seconds), or to its end."""
+        spent = (self.finished or now) - self.started
+        return self.bytes_done / spent if self.started and spent > 0 else 0.0
+
+    def seconds_left(self, now: float) -> float | None:
+        """An estimate from what is done, by bytes or else by keys; None while nothing tells."""
+        if self.finished or not self.started:
+            return 0.0 if self.finished else None
+        for done, total in ((self.bytes_done, self.bytes_total), (self.keys_done, self.keys_total)):
+            if done and total:
+                return max(0.0, (now - self.started) * (total - done) / done)
+        return None
+
 
 @dataclass(slots=True)
 class LinkStatus:
@@ -159,6 +173,9 @@ class LinkStatus:
         out = asdict(self)
         out["lag_bytes"] = self.lag_bytes
         out["lag_seconds"] = self.lag_seconds
+        now = time.time()
+        out["snapshot"]["bytes_per_second"] = self.snapshot.bytes_per_second(now)
+        out["snapshot"]["seconds_left"] = self.snapshot.seconds_left(now)
         for name in ("applied_age_seconds", "journal_room_seconds", "backlog_left_seconds"):
             out[name] = getattr(self, name)
         out.pop("latency_buckets")
