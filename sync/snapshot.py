@@ -154,6 +154,7 @@ class SnapshotRun:
                 if self._transform.identity:
                     buckets = self._keys.buckets if self._sweeps else None
                     builder = self._builder
+                    reader.plain_databases = self.session.databases
                     reader.plain = self._restorer.plain_keys(
                         buckets, self.progress, builder.max_commands, builder.max_bytes
                     )

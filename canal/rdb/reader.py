@@ -76,6 +76,7 @@ class RdbReader:
         self.flavor = ""
         self.ended = False
         self.plain: PlainKeys | None = None  # once set, ordinary keys come as PlainRun, written as commands
+        self.plain_databases = 1 << 30  # of these databases only
         self._stream_above = stream_above
         self._max_element = max_element
         self._buf = b""
@@ -236,7 +237,7 @@ class RdbReader:
             while True:
                 pos = self._pos
                 key = None
-                if plain is not None and self._record == _NO_RECORD:
+                if plain is not None and self._record == _NO_RECORD and self._db < self.plain_databases:
                     run = plain.take(buf, pos, base, self._db)
                     if run is not None:
                         self._pos = run.after
