@@ -135,7 +135,8 @@ class SnapshotRun:
                     ended = ended or isinstance(event, End)
                     await self._event(event)
                 shown.bytes_done = reader.offset
-                await pace.spent(len(data))
+                if reader.offset > self.progress:
+                    await pace.spent(len(data))
                 if session.capture.generation != generation:
                     return
             reader.finish()
