@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from node.http import HttpServer, document, standard_routes
+from node.http import HttpServer, Response, Route, document, standard_routes
+from node.letters import letter_documents
 from node.metrics import NodeFigures
+from node.spec import shard_dir
+from node.usage import usage
 from sync.status import LinkStatus
 
 if TYPE_CHECKING:
@@ -33,7 +38,10 @@ class NodeHttp:
         routes = standard_routes(
             self._statuses, self._document, self._not_ready, version=daemon.version, node=self._figures
         )
-        self._server = HttpServer(host.strip("[]"), int(port), {**routes, "/logs": lambda: document(self._logs())})
+        self._server = HttpServer(host.strip("[]"), int(port), {**routes, **self._more()})
+
+    def _more(self) -> dict[str, Route]:
+        return {"/logs": lambda: document(self._logs()), "/dead-letters": self._letters}
 
     async def start(self) -> None:
         """Listen. Raises ConfigError when the address cannot be had."""
@@ -77,6 +85,7 @@ class NodeHttp:
                 "connection": daemon.coordinator.store.connection,
             },
             "trouble": daemon.trouble,
+            "usage": None if (used := usage()) is None else asdict(used),
             "draining": facts is not None and daemon.config.node in facts.draining,
             "shards": [self._shard(shard) for shard in daemon.shards.values()],
         }
@@ -100,3 +109,9 @@ class NodeHttp:
     def _logs(self) -> list[dict[str, Any]]:
         lines = self._daemon.lines
         return [{"task": s.task, "shard": s.shard, **line} for s, kept in lines.items() for line in kept]
+
+    async def _letters(self) -> Response:
+        """Read in a thread: the files may be long."""
+        root = self._daemon.config.state_dir
+        held = [(shard.id, shard_dir(root, shard.record.uid, shard.id)) for shard in self._daemon.shards.values()]
+        return document(await asyncio.to_thread(letter_documents, held))
