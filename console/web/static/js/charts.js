@@ -7,6 +7,8 @@ import { duration, short } from "./format.js";
 const HOUR = 3600;
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+const clock = (at, exactly) => new Date(at * 1000).toTimeString().slice(0, exactly ? 8 : 5);
+
 /** A chart of one series. `write` makes words of a value. */
 export function chart(title, name, colour, write) {
   const box = h("div.plot");
@@ -22,7 +24,7 @@ export function chart(title, name, colour, write) {
       width: Math.max(200, box.clientWidth), height: 170, padding: [8, 8, 0, 0],
       legend: { show: false }, cursor: { y: false, points: { size: 6 } },
       scales: { y: { range: (_u, _low, high) => [0, Math.max(high || 0, name === "lag_seconds" ? 0.01 : 10) * 1.1] } },
-      axes: [{ ...axis, values: (_u, ticks) => ticks.map((at) => new Date(at * 1000).toTimeString().slice(0, 5)) },
+      axes: [{ ...axis, size: 28, values: (u, ticks) => ticks.map((at) => clock(at, u.scales.x.max - u.scales.x.min < 600)) },
         { ...axis, size: 64, values: (_u, ticks) => ticks.map(write) }],
       series: [{}, { stroke: css(colour), fill: `${css(colour)}22`, width: 1.5, points: { show: false }, spanGaps: false }],
       hooks: { setCursor: [(u) => tell(u.cursor.idx)] },
@@ -32,7 +34,7 @@ export function chart(title, name, colour, write) {
   function tell(index) {
     const at = index ?? data[0].length - 1;
     const value = data[1][at];
-    const time = index === null || index === undefined ? "now" : new Date(data[0][at] * 1000).toTimeString().slice(0, 8);
+    const time = index === null || index === undefined ? "now" : clock(data[0][at], true);
     put(said, h("b", {}, title), h("span.num", {}, value === undefined || value === null ? "unknown" : `${write(value)} ${time}`));
   }
 

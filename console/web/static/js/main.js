@@ -94,7 +94,10 @@ window.addEventListener("hashchange", () => { if (!top.hidden) route(); });
 onLogout(() => { if (!top.hidden) { toast("The session has ended. Log in again.", "bad"); toLogin(); } });
 
 /** The event stream cannot tell why it was refused: ask. */
-watch(() => { if (world.loaded && !world.connected && !top.hidden) get("/session").catch((error) => error.status === 401 && toLogin()); });
+watch(() => {
+  if (!world.loaded || world.connected || top.hidden) return;
+  resume().then((here) => here || toLogin()).catch(() => {});
+});
 
 try {
   if (await resume()) enter();

@@ -68,7 +68,7 @@ function drawSites(sites) {
     h("h2", {}, dc.datacenter),
     state === "ready" || state === "unreachable" ? badge(state) : h("span.badge.idle", {},
       h("span.mark", { "aria-hidden": "true" }, "○"), dc.configured ? "no node is ready" : "not in console.yaml"),
-    h("p", {}, `${dc.nodes_ready} of ${plural(dc.nodes, "node")} ready`, h("span.dot", {}, " · "),
+    h("p", {}, dc.nodes ? `${dc.nodes_ready} of ${plural(dc.nodes, "node")} ready` : "no nodes", h("span.dot", {}, " · "),
       `${count(dc.tasks_out)} out, ${count(dc.tasks_in)} in`),
     dc.trouble && dc.configured && h("p.problem", {}, dc.trouble),
     dc.coordinator && h("p.hint.cut", { title: dc.coordinator }, dc.coordinator))));

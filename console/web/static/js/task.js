@@ -81,7 +81,7 @@ function build(name) {
       section("History", history),
       section("Conflicts", empty("No conflict is recorded.", h("p", {}, "Where both sides of a two-way task write the same key at the same time, it shows here which value stayed."))),
       section("Comparisons", empty("Nothing has been compared yet.", h("p", {}, h("code", {}, "redis-canal verify --source URL --target URL"), " compares both servers by content.")))),
-    section("Configuration", isAdmin() && h("p.right", {}, h("a.button", { href: `#/tasks/${encodeURIComponent(name)}/edit` }, "Edit")), config));
+    section("Configuration", isAdmin() && h("a.button", { href: `#/tasks/${encodeURIComponent(name)}/edit` }, "Edit"), config));
 
   function live(task) {
     setBadge(state, task.state);

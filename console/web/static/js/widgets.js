@@ -66,7 +66,7 @@ export function spark(label) {
 /** A box that says what is wrong, or that there is nothing and what to do. */
 export function notice(kind, title, ...more) {
   return h(`div.notice.${kind}`, { role: kind === "bad" ? "alert" : null },
-    h("p", {}, h("span.mark", { "aria-hidden": "true" }, kind === "bad" ? "▲" : "ⓘ"), h("b", {}, title)), more);
+    h("p", {}, h("span.mark", { "aria-hidden": "true" }, { bad: "▲", good: "✓" }[kind] || "i"), h("b", {}, title)), more);
 }
 
 export function empty(title, ...more) {
@@ -101,8 +101,9 @@ export function tile(label, hint = "") {
   };
 }
 
-/** A heading with its content, as a region of the page. */
+/** A heading with its content, as a region of the page; a link or button may stand beside the heading. */
 export function section(title, ...content) {
   const id = `section-${title.toLowerCase().replace(/\W+/g, "-")}`;
-  return h("section.card", { "aria-labelledby": id }, h("h2", { id }, title), content);
+  const beside = content[0]?.matches?.(".button") ? content.shift() : null;
+  return h("section.card", { "aria-labelledby": id }, h("div.section-head", {}, h("h2", { id }, title), beside), content);
 }

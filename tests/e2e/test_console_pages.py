@@ -1,0 +1,183 @@
+"""The console as a person uses it: a real node, real servers, headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import StartServer
+from tests.support.compare import wait_equal
+from tests.support.console import READER
+from tests.support.nodes import Site
+from tests.support.process import wait_until
+from tests.support.workload import COUNTING, Workload
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Console, Window
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
+
+
+def test_from_login_to_drain(site: Site, console: Console, window: Window, redis_server: StartServer) -> None:
+    source, target = redis_server(), redis_server()
+    for number in range(200):
+        source.control.set(f"k{number}", number)
+    page = window.page
+    page.goto("/")
+    page.get_by_label("Token").wait_for()
+    window.shoot("login")
+    window.login()
+    page.get_by_text("There are no tasks yet.").wait_for()
+    window.shoot("overview-empty")
+    page.get_by_role("link", name="Nodes").click()
+    page.get_by_text("No node is alive.").wait_for()
+    window.shoot("nodes-empty")
+    node = site.node("a").start()
+    page.get_by_role("row", name="a sh").get_by_text("ready").wait_for()
+
+    # a form with mistakes, then without
+    page.get_by_role("link", name="New task").click()
+    page.get_by_label("Name").fill("sh/bj")
+    page.get_by_role("button", name="Review").click()
+    page.get_by_text("cannot name a task").wait_for()
+    assert page.evaluate("document.activeElement.id") == "f-task"
+    window.shoot("new-problems")
+    page.get_by_label("Name").fill("sh-bj")
+    for side, datacenter, server in (("Source", "sh", source), ("Target", "bj", target)):
+        group = page.get_by_role("group", name=side, exact=True)
+        group.get_by_label("Datacenter").fill(datacenter)
+        group.get_by_label("Server").fill(server.url)
+        group.get_by_role("button", name="Test connection").click()
+        group.get_by_text("answered in").wait_for()
+    page.get_by_role("button", name="Review").click()
+    page.get_by_text("This is what will be created").wait_for()
+    assert f"url: {source.url}" in page.get_by_label("Task as YAML").inner_text()
+    window.shoot("new-review")
+    page.get_by_role("button", name="Create and start").click()
+
+    # the task's page, live
+    page.get_by_role("heading", name="sh-bj", exact=True).wait_for()
+    page.locator(".title .badge", has_text="streaming").wait_for()
+    wait_equal(source, target)
+    [worker] = node.workers()
+    with Workload(source, rate=300, commands=COUNTING) as load:
+        load.wait(600)
+        page.locator(".tile", has_text="Throughput").get_by_text("/s", exact=False).first.wait_for()
+        os.kill(worker, signal.SIGSTOP)
+        load.wait(300)
+        os.kill(worker, signal.SIGCONT)
+        page.get_by_role("button", name="Pause").click()
+        page.get_by_role("dialog").get_by_role("button", name="Pause").click()
+        page.locator(".title .badge", has_text="paused").wait_for()
+        behind = page.locator(".tile", has_text="Behind").locator(".num")
+        wait_until(lambda: behind.inner_text()[0] in "123456789", 15, "the paused task falls behind")
+        window.shoot("task-paused")
+        page.get_by_role("button", name="Resume").click()
+        page.locator(".title .badge", has_text="streaming").wait_for()
+    wait_equal(source, target)
+    wait_until(lambda: behind.inner_text().startswith("0"), 15, "all is applied")
+    window.shoot("task")
+    page.get_by_role("link", name="Overview").first.click()
+    page.get_by_role("row", name="sh-bj").get_by_text("streaming").wait_for()
+    window.shoot("overview")
+
+    # nodes: another one takes over while this one drains
+    site.node("b").start()
+    page.get_by_role("link", name="Nodes").click()
+    row = page.get_by_role("row", name="a sh")
+    page.get_by_role("row", name="b sh").get_by_text("ready").wait_for()
+    holder, other = ("a", "b") if site.shard("sh-bj")["node"] == "a" else ("b", "a")
+    row = page.get_by_role("row", name=f"{holder} sh")
+    row.get_by_role("button", name="Drain").click()
+    page.get_by_role("dialog").get_by_role("button", name="Drain").click()
+    row.get_by_text("draining").wait_for()
+    wait_until(lambda: site.shard("sh-bj")["node"] == other, 20, "the shard has moved", every=0.2)
+    window.shoot("nodes")
+    row.get_by_role("button", name="Undo drain").click()
+    row.get_by_text("ready").wait_for()
+
+    # stop and delete
+    page.goto("/#/tasks/sh-bj")
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("dialog").get_by_role("button", name="Stop").click()
+    page.locator(".title .badge", has_text="stopped").wait_for()
+    page.get_by_role("button", name="Delete").click()
+    dialog = page.get_by_role("dialog")
+    assert dialog.get_by_role("button", name="Delete").is_disabled()
+    dialog.get_by_label("Type sh-bj to go on").fill("sh-bj")
+    window.shoot("task-delete")
+    dialog.get_by_role("button", name="Delete").click()
+    page.get_by_text("There are no tasks yet.").wait_for()
+    who = {(line["who"], line["action"]) for line in map(json.loads, console.audit.read_text().splitlines())}
+    assert {("ann", "create task"), ("ann", "pause task"), ("ann", "drain node"), ("ann", "delete task")} <= who
+
+
+def test_a_failed_task_says_why_and_a_changed_one_goes_on(
+    site: Site, window: Window, redis_server: StartServer
+) -> None:
+    source, target = redis_server(), redis_server()
+    target.control.set("precious", 1)
+    site.node("a").start()
+    site.create("sh-bj", source, target, wait=False)
+    page = window.page
+    window.login()
+    page.get_by_role("row", name="sh-bj").get_by_text("failed").wait_for()
+    window.shoot("overview-failed")
+    page.get_by_role("link", name="sh-bj").click()
+    page.get_by_role("alert").get_by_text("holds 1 keys and no checkpoint").wait_for()
+    window.shoot("task-failed")
+    page.get_by_role("link", name="Edit").click()
+    area = page.get_by_label("Specification")
+    text = area.input_value()
+    area.fill(text + "snapshot: {stale_keys: shred}\n")
+    page.get_by_role("button", name="Check and save").click()
+    page.get_by_text("task.yaml:").wait_for()
+    window.shoot("edit-problems")
+    area.fill(text + "snapshot: {stale_keys: delete}\n")
+    page.get_by_role("button", name="Check and save").click()
+    page.get_by_role("dialog").get_by_role("button", name="Change").click()
+    page.locator(".title .badge", has_text="streaming").wait_for()
+    wait_equal(source, target)
+
+
+def test_a_reader_sees_and_cannot_change(site: Site, window: Window, redis_server: StartServer, tmp_path: Path) -> None:
+    source, target = redis_server(), redis_server()
+    site.node("a")
+    site.cli(
+        "task", "create", "-f", str(site.write_task("sh-bj", source, target)), "--state-dir", str(tmp_path), check=False
+    )
+    node = site.nodes[0].start()
+    site.create("sh-bj", source, target)
+    page = window.page
+    window.login(READER)
+    page.get_by_text("(read-only)").wait_for()
+    assert page.get_by_role("link", name="New task").count() == 0
+    page.get_by_role("link", name="sh-bj").click()
+    page.get_by_text("You may look, not change.").wait_for()
+    assert page.get_by_role("button", name="Stop").count() == 0
+    assert node.shards() == ["sh-bj"]
+    page.get_by_role("button", name="Log out").click()
+    page.get_by_label("Token").fill("wrong")
+    page.get_by_role("button", name="Log in").click()
+    page.get_by_text("this token is not known").wait_for()
+    page.goto("/#/nodes")
+    page.reload()
+    page.get_by_label("Token").wait_for()
+
+
+def test_a_lost_console_is_said_and_found_again(window: Window, console: Console) -> None:
+    window.login()
+    assert console.process is not None
+    console.process.terminate()
+    console.process.wait(10)
+    window.page.get_by_text("connection lost, trying again").wait_for()
+    console.start()
+    window.page.get_by_label("Token").wait_for(timeout=20_000)  # its sessions ended with it
+    window.errors = [
+        e for e in window.errors if "ERR_CONNECTION" not in e and "ERR_INCOMPLETE" not in e
+    ]
