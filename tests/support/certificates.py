@@ -37,14 +37,19 @@ def make_certificates(directory: Path) -> Certificates:
 
 def _authority(directory: Path, name: str) -> tuple[Path, Path]:
     certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
-    _openssl("req", "-x509", *_NEW_KEY, "-keyout", key, "-out", certificate, "-days", "30", "-subj", f"/CN=test {name}")
+    _openssl(
+        *("req", "-x509", *_NEW_KEY, "-keyout", key, "-out", certificate, "-days", "30", "-subj", f"/CN=test {name}"),
+        *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),  # Python 3.13 on demands it of a CA
+    )
     return certificate, key
 
 
 def _signed(directory: Path, name: str, ca: Path, ca_key: Path) -> tuple[Path, Path]:
     certificate, key, request = (directory / f"{name}.{suffix}" for suffix in ("crt", "key", "csr"))
     extension = directory / f"{name}.ext"
-    extension.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    extension.write_text(
+        "subjectAltName=DNS:localhost,IP:127.0.0.1\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+    )
     _openssl("req", *_NEW_KEY, "-keyout", key, "-out", request, "-subj", f"/CN={name}")
     _openssl(
         *("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial"),
