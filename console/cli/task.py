@@ -11,6 +11,7 @@ from canal.errors import CanalError, Refused
 from console.cli.access import Access, opened, wait_options, wait_until, where_options, who
 from console.cli.config import report
 from console.cli.output import Format, output_option
+from console.cli.task_turn import promote, reverse
 
 if TYPE_CHECKING:
     from node.coordination.coordinator import Coordinator
@@ -324,5 +325,8 @@ def _wait_all(coordinator: Coordinator, task: str, wanted: Any, timeout_s: float
 
     wait_until(done, timeout_s, how)
 
+
+command.add_command(promote)
+command.add_command(reverse)
 
 __all__ = ["Access", "command"]
