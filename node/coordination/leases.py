@@ -18,7 +18,7 @@ from canal.errors import Refused
 from node.coordination.base import Conflict, Create, Remove, SessionLost, Store, Write
 from node.coordination.plan import ShardId
 from node.coordination.records import FORMAT, LeaseRecord, decode, decode_object, encode
-from node.coordination.state import Known, ShardState, Stale, check, new_run
+from node.coordination.state import Backward, Known, ShardState, Stale, check, new_run
 from node.coordination.tasks import shard_path
 
 _TRIES = 20
@@ -177,9 +177,13 @@ class Leases:
         """Publish many records in few transactions; each shard is accepted or refused by itself."""
         done: dict[ShardId, Known | Stale] = {}
         for start in range(0, len(updates), _AT_ONCE):
-            part = updates[start : start + _AT_ONCE]
-            for update in part:
-                check(update.known.state, update.new)
+            part = []
+            for update in updates[start : start + _AT_ONCE]:
+                try:
+                    check(update.known.state, update.new)
+                    part.append(update)
+                except Backward as error:
+                    done[update.shard] = Stale(f"{update.shard}: {error}")
             try:
                 versions = self._store.commit(*(_progress_write(update) for update in part))
             except Conflict:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from kazoo.client import KazooClient, KazooState
@@ -122,6 +123,9 @@ class ZooKeeperStore(Store):
         if self._client is not None and self._client.connected:
             self._connection = "connected"  # kazoo has begun a new session by itself after the old one was lost
             return
+        for what, name in (("ca", self._options.ca), ("cert", self._options.cert), ("key", self._options.key)):
+            if name is not None and not Path(name).exists():
+                raise ConfigError(f"{self.place}: the {what} file {name} of its credentials does not exist")
         self._drop_client()
         self._closing = threading.Event()
         self._client = client = self._new_client(self._options.timeout_s)
