@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from canal.errors import ConfigError
 from node import http as module
 from node.http import HttpServer, Response, Route, document, encode, link_routes, standard_routes, text
 from sync.status import LinkStatus
+from tests.support.effort import examples
 
 Start = Callable[[dict[str, Route]], Awaitable[HttpServer]]
 
@@ -42,7 +43,7 @@ def status() -> LinkStatus:
 
 async def get(server: HttpServer, path: str, method: str = "GET") -> httpx.Response:
     host, port = server.address
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
         return await client.request(method, f"http://{host}:{port}{path}")
 
 
@@ -240,7 +241,8 @@ async def test_close_ends_open_connections(start: Start, status: LinkStatus) -> 
     await writer.drain()
     async with asyncio.timeout(5):
         await server.close()
-        assert await reader.read() == b""
+        with contextlib.suppress(ConnectionResetError):  # what the server had not read yet makes it a reset
+            assert await reader.read() == b""
     writer.close()
 
 
@@ -255,7 +257,7 @@ def test_document_writes_what_json_does_not_know_as_text() -> None:
     assert json.loads(document({"path": __import__("pathlib").PurePath("/x")}).body) == {"path": "/x"}
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.binary(max_size=200))
 def test_any_bytes_give_an_answer_or_nothing(data: bytes) -> None:
     async def once() -> bytes:
