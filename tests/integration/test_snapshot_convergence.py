@@ -241,3 +241,47 @@ def test_leftovers_of_a_value_in_the_making_go(redis_server: StartServer, tmp_pa
     assert target.client(db=6).dbsize() == 0
     assert not target.client().exists("redis-canal:tmp:test/0")
     assert differences(source, target) == []
+
+
+@pytest.mark.parametrize("existing", ["source", "target"])
+def test_two_ways_merge_and_keep_what_they_are_told_to(
+    redis_server: StartServer, tmp_path: Path, existing: str
+) -> None:
+    """Nothing is removed; where both sides have a key, the one that is named wins, whatever its type and way."""
+    source, target = redis_server("7.0"), redis_server("6.2")
+    with Wire(source) as wire:
+        wire.call([("SET", f"only:{n}", n) for n in range(50)])
+        wire.ask("SET", "string", "of the source")
+        wire.ask("SET", "timed", "of the source", "EX", 1000)
+        wire.ask("SADD", "ints", 1, 2, 3)  # restamped
+        wire.ask("HSET", "hash", "f", "of the source")  # by commands
+        wire.ask("RPUSH", "long", *(f"element {n}" for n in range(20_000)))  # in pieces
+        wire.ask("SET", "type", "of the source")
+    with Wire(target) as wire:
+        wire.call([("SET", f"there:{n}", n) for n in range(50)])
+        for name in ("string", "timed"):
+            wire.ask("SET", name, "of the target")
+        wire.ask("SADD", "ints", 7)
+        wire.ask("HSET", "hash", "f", "of the target")
+        wire.ask("RPUSH", "long", "one")
+        wire.ask("SADD", "type", "of the target")
+    before = names(target)
+    options: dict[str, Any] = {"two_way": True, "snapshot_existing": existing, "snapshot_big_key_bytes": 50_000}
+    with Link(source, target, tmp_path, **options) as link:
+        link.streaming()
+        status = link.status.snapshot
+        there = target.client()
+        got = there.get("string"), there.get("timed"), there.scard("ints"), there.hget("hash", "f"), there.llen("long")
+        assert names(target) == before | names(source)
+        assert (status.stale_deleted, status.stale_kept) == (0, 0)
+        assert there.type("type") == (b"string" if existing == "source" else b"set")
+        if existing == "source":
+            assert got == (b"of the source", b"of the source", 3, b"of the source", 20_000)
+            assert there.ttl("timed") > 900
+            assert status.keys_kept == 0
+        else:
+            assert got == (b"of the target", b"of the target", 1, b"of the target", 1)
+            assert there.ttl("timed") == -1
+            assert status.keys_kept == 4  # string, timed, ints, type; not told of those made under another name
+        assert link.status.dead_letters == 0
+        assert not there.exists("redis-canal:tmp:test/0")
