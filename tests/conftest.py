@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.certificates import Certificates, OpensslMissing, make_certificates
+from tests.support.effort import FULL_EXAMPLES, QUICK_EXAMPLES
 from tests.support.proxy import Proxy
 from tests.support.servers import MAIN_VERSIONS, Server, ServerMissing
 from tests.support.zookeeper import Ensemble, ZooKeeper, ZooKeeperMissing
@@ -27,13 +28,15 @@ IN_CI = os.environ.get("CI") == "true"
 
 # How long an example takes says something about the machine only. In CI a run must be repeatable.
 settings.register_profile(
-    "redis-canal",
+    "full",
+    max_examples=FULL_EXAMPLES,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     print_blob=True,
     derandomize=IN_CI,
 )
-settings.load_profile("redis-canal")
+settings.register_profile("quick", settings.get_profile("full"), max_examples=QUICK_EXAMPLES)
+settings.load_profile("full")  # `scripts/test unit` asks for the other by --hypothesis-profile
 
 
 class StartServer(Protocol):

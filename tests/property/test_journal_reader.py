@@ -10,7 +10,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from canal.journal.journal import Journal
 from canal.journal.memory import MemoryJournal
@@ -141,7 +141,6 @@ async def run(steps: list[tuple[str, int]], directory: Path, kind: type[Journal]
 
 
 @pytest.mark.parametrize("kind", [Journal, MemoryJournal])
-@settings(max_examples=100, deadline=None)
 @given(steps=STEPS)
 def test_every_byte_once_and_in_order(kind: type[Journal], steps: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as directory:

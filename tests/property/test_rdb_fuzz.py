@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anycrc
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from canal.errors import RdbError
@@ -21,6 +21,7 @@ from canal.rdb.reader import RdbReader
 from canal.rdb.summary import Summary
 from canal.rdb.target import NotLoadable, Target
 from canal.rdb.types import GRAMMAR
+from tests.support.effort import examples, share, stride
 from tests.support.golden import DIRECTORY, FILES, NAMES
 from tests.support.rdb_build import rdb, string
 
@@ -83,7 +84,7 @@ SMALL = [path for path in FILES if path.stat().st_size < 1500]
 def test_truncated_at_every_byte(path: Path) -> None:
     data = path.read_bytes()
     assert swallow(data) is None
-    for size in range(0, len(data), 1 if len(data) < 600 else 7):
+    for size in range(0, len(data), stride(1 if len(data) < 600 else 7)):
         error = swallow(data[:size])
         assert error is not None and "truncated" in str(error)
         assert error.offset == size
@@ -95,7 +96,7 @@ def test_flipped_bytes(path: Path) -> None:
     data = path.read_bytes()
     body = data[:-8]
     dice = random.Random(path.name)
-    for _ in range(60):
+    for _ in range(share(60)):
         broken = bytearray(body)
         for _ in range(dice.choice((1, 1, 1, 2, 5))):
             broken[dice.randrange(len(broken))] ^= 1 << dice.randrange(8)
@@ -105,12 +106,12 @@ def test_flipped_bytes(path: Path) -> None:
 @pytest.mark.parametrize("path", SMALL[::6], ids=[f"{path.parent.name}/{path.stem}" for path in SMALL[::6]])
 def test_a_flipped_bit_is_noticed_by_the_checksum(path: Path) -> None:
     data = path.read_bytes()
-    for at in range(9, len(data), 11):
+    for at in range(9, len(data), stride(11)):
         broken = data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
         assert swallow(broken) is not None
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(st.binary(max_size=300), st.sampled_from([(b"REDIS0015", b""), (b"VALKEY080", b""), (b"REDIS0003", b"")]))
 @example(b"\x07a\x81\xff\xff\xff\xff\xff\xff\xff\xff", (b"REDIS0012", b""))
 def test_made_up_files(body: bytes, around: tuple[bytes, bytes]) -> None:
@@ -120,14 +121,14 @@ def test_made_up_files(body: bytes, around: tuple[bytes, bytes]) -> None:
 KINDS = sorted({(flavor, kind) for flavor, kinds in GRAMMAR.items() for kind in kinds})
 
 
-@settings(max_examples=1500, deadline=None)
+@examples(1500)
 @given(st.sampled_from(KINDS), st.binary(max_size=200))
 def test_made_up_values(of: tuple[str, int], value: bytes) -> None:
     magic = b"REDIS0015" if of[0] == "redis" else b"VALKEY080"
     swallow(magic + bytes([of[1]]) + string(b"key") + value + b"\xff" + bytes(8))
 
 
-@settings(max_examples=1500, deadline=None)
+@examples(1500)
 @given(st.sampled_from(KINDS), st.binary(max_size=60), st.integers(0, 40), st.integers(0, 3))
 def test_made_up_packed_blobs(of: tuple[str, int], blob: bytes, count: int, lead: int) -> None:
     """Behind a right total length, so that entries are looked at."""
@@ -139,7 +140,7 @@ def test_made_up_packed_blobs(of: tuple[str, int], blob: bytes, count: int, lead
     swallow(magic + bytes([of[1]]) + string(b"key") + before + packed + b"\xff" + bytes(8))
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.data())
 def test_any_cut_of_the_input_gives_the_same_events(data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(SMALL))

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from canal.journal.chunk import Chunk
 from canal.journal.tail import CHUNK_COST, TRANSITIONS, Event, State, Tail
+from tests.support.effort import examples
 
 LIMIT = 3 * CHUNK_COST + 60
 SIZES = st.one_of(st.integers(1, 40), st.integers(LIMIT - CHUNK_COST - 1, LIMIT - CHUNK_COST + 2))
@@ -105,7 +106,7 @@ class TailMachine(RuleBasedStateMachine):
 
 
 TestTail = TailMachine.TestCase
-TestTail.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+TestTail.settings = settings(examples(300), stateful_step_count=60)
 
 
 def test_every_event_has_its_place_in_the_table() -> None:

@@ -66,6 +66,7 @@ reader.finish()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [0, 1, 4, 5, 18])
 def test_a_long_value_needs_little_memory(kind: int) -> None:
     """200 MB of value in 48 MB more than the interpreter has at its start."""
