@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 from canal.backoff import Backoff
@@ -98,9 +98,12 @@ class Shard:
     def follow(self, record: TaskRecord) -> None:
         """The task as it is wanted now."""
         old, self.record = self.record, record
-        if record.spec != old.spec or record.restart != old.restart:
+        if _without_throttle(record.spec) != _without_throttle(old.spec) or record.restart != old.restart:
             self.restart()
-        elif record.desired != old.desired:
+            return
+        if record.spec != old.spec:
+            self._tell_throttle()
+        if record.desired != old.desired:
             self._tell_pause()
             self._changed.set()
             self._host.publish()
@@ -276,6 +279,17 @@ class Shard:
         if self._child is not None and not self._child.writer.is_closing():
             self._child.writer.write(frames.encode({"do": "pause" if self._paused else "resume"}))
 
+    def _tell_throttle(self) -> None:
+        """Other limits need no new worker."""
+        try:
+            self._config = self._made_config()
+        except CanalError as error:
+            log.error("%s: throttle not changed: %s", self.id, error)
+            return
+        if self._child is not None and not self._child.writer.is_closing():
+            limits = asdict(self._config.throttle)
+            self._child.writer.write(frames.encode({"do": "throttle", "limits": limits}))
+
     # ---- after a worker ----
 
     async def _after(self, end: End) -> None:
@@ -403,6 +417,10 @@ class Shard:
             await self._host.call(lambda: coordinator.tasks.record_event(self.id.task, what, by=self.lease.node))
         except CanalError as error:
             log.warning("%s: its history could not be written: %s", self.id, error)
+
+
+def _without_throttle(spec: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in spec.items() if name != "throttle"}
 
 
 def _died(code: int) -> str:

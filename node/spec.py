@@ -15,6 +15,7 @@ from node.config.secrets import resolve
 from node.coordination.plan import ShardId
 from node.coordination.records import TaskRecord
 from sync.config import JournalOptions, LinkConfig, SnapshotOptions
+from sync.throttle import ThrottleOptions
 
 
 def read_spec(record: TaskRecord) -> TaskSpec:
@@ -86,6 +87,7 @@ def to_link_config(
             tail_bytes=journal.tail_bytes,
         ),
         transform=replace(spec.transform, hook=spec.map.hook),
+        throttle=ThrottleOptions(**spec.throttle.model_dump()),
         batch_bytes=spec.batch_bytes,
         batch_commands=spec.batch_commands,
     )

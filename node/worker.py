@@ -1,7 +1,9 @@
 """The process of one shard: runs its link, tells the daemon how it goes, does what it is told.
 
 From the daemon: ``{"start": …}`` first (the link's configuration), then ``{"do": "stop", "deadline_s": s}``,
-``{"do": "pause"}``, ``{"do": "resume"}``. To the daemon: ``{"status": …}`` at every change of state and otherwise at
+``{"do": "pause"}``, ``{"do": "resume"}``, ``{"do": "throttle", "limits": {…}}``.
+
+To the daemon: ``{"status": …}`` at every change of state and otherwise at
 most twice a second when figures have changed, at least every few seconds as a sign of life; ``{"log": …}``; at the end
 ``{"end": …}``. When the daemon's end of the socket closes, the worker stops at once: nobody would give its lease back.
 """
@@ -26,6 +28,7 @@ from sync.status import LinkStatus, SnapshotProgress
 from sync.tag import checkpoint_key
 from sync.target.connection import connect
 from sync.target.fence import read_checkpoint
+from sync.throttle import ThrottleOptions
 
 STATUS_S = 0.5
 LOOK_S = 0.2
@@ -141,6 +144,8 @@ class Worker:
                 self._link.pause()
             elif order == "resume":
                 self._link.resume()
+            elif order == "throttle":
+                self._link.throttle(ThrottleOptions.of(message["limits"]))
 
     async def _tell(self) -> None:
         """Figures to the daemon: states at once, the rest now and then."""

@@ -8,15 +8,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
+from canal.errors import CanalError
 from console.cli import logs
 from console.cli.about import framing, package_version
 from console.cli.view import Follower, PlainView, TerminalView, View
 from sync.config import LinkConfig
 from sync.link import Link
 from sync.status import LinkStatus
+from sync.throttle import ThrottleOptions
 
 if TYPE_CHECKING:
     from node.http import HttpServer
@@ -26,12 +28,21 @@ INTERRUPTED: Final = 130
 
 
 def run_foreground(
-    config: LinkConfig, *, http: tuple[str, int] | None, verbose: int, json_logs: bool, stop_timeout_s: float
+    config: LinkConfig,
+    *,
+    http: tuple[str, int] | None,
+    verbose: int,
+    json_logs: bool,
+    stop_timeout_s: float,
+    throttle: Callable[[], ThrottleOptions] | None = None,
 ) -> int:
-    """Run the link until it is stopped (0) or a second signal comes (130). Raises the CanalError that ended it."""
+    """Run the link until it is stopped (0) or a second signal comes (130). Raises the CanalError that ended it.
+
+    ``throttle`` is asked again at each SIGHUP.
+    """
     view = _view(verbose, json_logs)
     status = LinkStatus(config.task, config.shard, config.source_dc, config.target_dc)
-    return _run_loop(_Foreground(config, status, view, stop_timeout_s).run(http))
+    return _run_loop(_Foreground(config, status, view, stop_timeout_s, throttle).run(http))
 
 
 def _run_loop(main: Coroutine[Any, Any, int]) -> int:
@@ -71,9 +82,17 @@ class ConsoleHandler(logging.Handler):
 class _Foreground:
     """One link, its view, its HTTP server and its signals."""
 
-    def __init__(self, config: LinkConfig, status: LinkStatus, view: View, stop_timeout_s: float) -> None:
+    def __init__(
+        self,
+        config: LinkConfig,
+        status: LinkStatus,
+        view: View,
+        stop_timeout_s: float,
+        throttle: Callable[[], ThrottleOptions] | None = None,
+    ) -> None:
         self._config, self._status, self._view = config, status, view
         self._stop_timeout_s = stop_timeout_s
+        self._throttle = throttle
         self._signals = 0
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
@@ -108,6 +127,7 @@ class _Foreground:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         try:
             await self._task
         except asyncio.CancelledError:
@@ -116,6 +136,18 @@ class _Foreground:
             log.warning("stopped at once by a second signal; the next start goes on from the last committed batch")
             return INTERRUPTED
         return 0
+
+    def _reload(self) -> None:
+        """Take up other limits; wrong ones are refused and the old ones stay."""
+        if self._throttle is None or self._link is None:
+            return
+        try:
+            options = self._throttle()
+        except CanalError as error:
+            log.error("throttle not changed: %s", error)
+            return
+        self._link.throttle(options)
+        log.info("throttle: %s", options)
 
     def _on_signal(self, number: int) -> None:
         """First: drain and stop within the deadline. Second: stop at once."""

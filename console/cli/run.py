@@ -56,6 +56,23 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
     show_default=True,
     help="When the target refuses a command for good; it is kept as a dead letter either way.",
 )
+@click.option(
+    "--throttle-commands", type=click.FloatRange(0), default=0, metavar="N", help="Commands a second at most."
+)
+@click.option("--throttle-bytes", type=Size(), default=0, help="Bytes a second at most, such as 20m.")
+@click.option(
+    "--throttle-latency",
+    type=click.FloatRange(0),
+    default=0,
+    metavar="MS",
+    help="Slow down while the target takes longer than this for a transaction.",
+)
+@click.option(
+    "--throttle-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="YAML with commands_per_second, bytes_per_second, latency_ms; read at the start and at each SIGHUP.",
+)
 @click.option("--writer", type=click.Choice(["auto", "gated", "guarded"]), default="auto", show_default=True)
 @shaping_options
 @side_options("source")
@@ -91,6 +108,7 @@ def command(**given: Any) -> int:
         verbose=given["verbose"],
         json_logs=given["json_logs"],
         stop_timeout_s=given["stop_timeout"],
+        throttle=lambda: throttle(given),
     )
 
 
@@ -125,7 +143,31 @@ def build_config(given: dict[str, Any]) -> Any:
         ),
         journal=JournalOptions(fsync=given["fsync"], max_bytes=given["max_journal_bytes"]),
         transform=transform(given),
+        throttle=throttle(given),
     )
+
+
+def throttle(given: dict[str, Any]) -> Any:
+    """The ThrottleOptions of the flags, and of the file as it is now. Raises ConfigError."""
+    from sync.throttle import ThrottleOptions
+
+    flags = {
+        "commands_per_second": given["throttle_commands"],
+        "bytes_per_second": given["throttle_bytes"],
+        "latency_ms": given["throttle_latency"],
+    }
+    file: Path | None = given["throttle_file"]
+    if file is None:
+        return ThrottleOptions.of(flags)
+    import yaml
+
+    try:
+        found = yaml.safe_load(file.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--throttle-file: {file} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"--throttle-file: {file}: expected keys and values, got {str(found)[:40]!r}")
+    return ThrottleOptions.of({**flags, **found})
 
 
 def _datacenters(given: dict[str, Any]) -> tuple[str, str]:

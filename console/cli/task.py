@@ -10,6 +10,7 @@ import click
 from canal.errors import CanalError, Refused
 from console.cli.access import Access, opened, wait_options, wait_until, where_options, who
 from console.cli.config import report
+from console.cli.options import Size
 from console.cli.output import Format, output_option
 from console.cli.task_turn import promote, reverse
 
@@ -143,6 +144,25 @@ def pause(task: str, wait: bool, timeout: float, **given: Any) -> int:
         access.coordinator.tasks.set_desired(task, "paused", by=who())
         if wait:
             _wait_all(access.coordinator, task, lambda view: view.state.state == "paused", timeout)
+    return 0
+
+
+@command.command()
+@click.argument("task")
+@click.option("--commands", type=click.FloatRange(0), default=0, metavar="N", help="A second at most; 0: no limit.")
+@click.option("--bytes", "size", type=Size(), default=0, help="A second at most, such as 20m; 0: no limit.")
+@click.option("--latency", type=click.FloatRange(0), default=0, metavar="MS", help="Back off above this; 0: never.")
+@where_options
+def throttle(task: str, commands: float, size: int, latency: float, **given: Any) -> int:
+    """Limit the replay of TASK from now on, without a new start; without options the limits are taken away."""
+    from node.config.models import ThrottleConfig
+    from node.spec import read_spec, write_spec
+
+    with opened(given) as access:
+        old = access.coordinator.tasks.get(task)
+        limits = ThrottleConfig(commands_per_second=commands, bytes_per_second=size, latency_ms=latency)
+        spec = read_spec(old).model_copy(update={"throttle": limits})
+        access.coordinator.tasks.set_spec(task, write_spec(spec), by=who(), version=old.version)
     return 0
 
 

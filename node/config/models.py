@@ -211,6 +211,14 @@ class JournalConfig(Strict):
     tail_bytes: Annotated[Size, Field(ge=65536)] = 8 << 20
 
 
+class ThrottleConfig(Strict):
+    """Limits of replay, 0: none. Changed while the task runs, without a new start."""
+
+    commands_per_second: Annotated[float, Field(ge=0)] = 0
+    bytes_per_second: Size = 0
+    latency_ms: Annotated[float, Field(ge=0)] = 0
+
+
 class SelectionConfig(Strict):
     """What a filter names. Keys: ``prefix:TEXT``, ``regex:EXPRESSION`` or a glob."""
 
@@ -248,6 +256,7 @@ class TaskSpec(Strict):
     map: MapConfig = MapConfig()
     snapshot: SnapshotConfig = SnapshotConfig()
     journal: JournalConfig = JournalConfig()
+    throttle: ThrottleConfig = ThrottleConfig()
     on_error: Literal["stop", "continue"] = "stop"
     writer: Literal["auto", "gated", "guarded"] = "auto"
     batch_bytes: Annotated[Size, Field(ge=1024)] = 256 * 1024
