@@ -60,6 +60,7 @@ class Sites:
         self.history = History()
         self.sites = _sites_of(config)
         self.statuses: dict[tuple[int, str], Any] = {}  # (site, node) -> its /status, or why there is none
+        self._shards: dict[tuple[int, str, str, str], Json] = {}  # (site, node, task, shard) -> its live figures
         self.tasks: dict[str, Json] = {}  # by uid
         self.nodes: dict[str, Json] = {}  # by datacenter/name
         self._rates = Rates()
@@ -148,6 +149,12 @@ class Sites:
                 keys.append((index, name))
                 asked.append(self._status(address))
         self.statuses = dict(zip(keys, await asyncio.gather(*asked), strict=True))
+        self._shards = {
+            (index, name, str(shard.get("task")), str(shard.get("shard"))): shard
+            for (index, name), status in self.statuses.items()
+            if isinstance(status, dict)
+            for shard in status.get("shards", [])
+        }
 
     async def _status(self, address: str) -> Any:
         if not address:
@@ -202,11 +209,7 @@ class Sites:
         return documents
 
     def _live(self, index: int, view: ShardView) -> Json | None:
-        status = self.statuses.get((index, view.holder or ""))
-        if not isinstance(status, dict):
-            return None
-        wanted = (view.id.task, view.id.shard)
-        return next((s for s in status.get("shards", []) if (s.get("task"), s.get("shard")) == wanted), None)
+        return self._shards.get((index, view.holder or "", view.id.task, view.id.shard))
 
     def _node_documents(self) -> dict[str, Json]:
         found: dict[str, Json] = {}

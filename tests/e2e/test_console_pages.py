@@ -178,6 +178,4 @@ def test_a_lost_console_is_said_and_found_again(window: Window, console: Console
     window.page.get_by_text("connection lost, trying again").wait_for()
     console.start()
     window.page.get_by_label("Token").wait_for(timeout=20_000)  # its sessions ended with it
-    window.errors = [
-        e for e in window.errors if "ERR_CONNECTION" not in e and "ERR_INCOMPLETE" not in e
-    ]
+    window.errors = [e for e in window.errors if "ERR_CONNECTION" not in e and "ERR_INCOMPLETE" not in e]

@@ -24,7 +24,7 @@ export function chart(title, name, colour, write) {
       width: Math.max(200, box.clientWidth), height: 170, padding: [8, 8, 0, 0],
       legend: { show: false }, cursor: { y: false, points: { size: 6 } },
       scales: { y: { range: (_u, _low, high) => [0, Math.max(high || 0, name === "lag_seconds" ? 0.01 : 10) * 1.1] } },
-      axes: [{ ...axis, size: 28, values: (u, ticks) => ticks.map((at) => clock(at, u.scales.x.max - u.scales.x.min < 600)) },
+      axes: [{ ...axis, size: 28, space: 80, values: (u, ticks) => ticks.map((at) => clock(at, u.scales.x.max - u.scales.x.min < 600)) },
         { ...axis, size: 64, values: (_u, ticks) => ticks.map(write) }],
       series: [{}, { stroke: css(colour), fill: `${css(colour)}22`, width: 1.5, points: { show: false }, spanGaps: false }],
       hooks: { setCursor: [(u) => tell(u.cursor.idx)] },

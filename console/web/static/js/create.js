@@ -5,6 +5,12 @@ import { h, put, text, toast } from "./dom.js";
 import { tasks, world } from "./live.js";
 import { empty, notice } from "./widgets.js";
 
+/** The message without the path that stands before it: the field says that already. */
+function sentence(path, message) {
+  if (message === `${path} is missing`) return "This is needed.";
+  return message.startsWith(`${path}: `) ? message.slice(path.length + 2) : message;
+}
+
 export function createPage() {
   if (!isAdmin()) return { title: "New task", element: empty("You may look, not create.") };
   const fields = new Map();
@@ -53,7 +59,7 @@ export function createPage() {
     field("two_way.home", "Whose value wins", input({ placeholder: "hash" }), "hash: by the key, the same on both sides."));
 
   function spec() {
-    const made = {};
+    const made = { source: {}, target: {} };
     for (const path of fields.keys()) {
       if (path.startsWith("two_way") && !twoWay.checked) continue;
       const given = value(path);
@@ -79,7 +85,7 @@ export function createPage() {
       for (const name of found) {
         const { control, problem } = fields.get(name);
         control.setAttribute("aria-invalid", "true");
-        text(problem, message);
+        text(problem, sentence(path, message));
         first ??= control;
       }
     }

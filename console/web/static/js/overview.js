@@ -8,6 +8,7 @@ import { badge, empty, notice, setBadge, spark, wish } from "./widgets.js";
 
 const LANE = 96; // px of one datacenter's column
 const LANES = 5; // more datacenters than this are written, not drawn
+const NONE = [];
 const SPARK_EVERY = 10; // s
 
 export function overviewPage() {
@@ -42,7 +43,7 @@ export function overviewPage() {
       shape = now;
       build(list, rows, names, found, wanted);
     }
-    for (const task of found) rows.get(task.uid)?.update(task, sparks.get(task.uid) || []);
+    for (const task of found) rows.get(task.uid)?.update(task, sparks.get(task.uid) || NONE);
   }
 
   const unwatch = watch(draw);
@@ -100,7 +101,7 @@ function build(list, rows, names, found, wanted) {
     h("caption.sr", {}, "Tasks with their direction, state, lag and throughput"),
     h("thead", {}, h("tr", {},
       h("th", { scope: "col" }, "Task"),
-      h(`th.lanes`, { scope: "col", "aria-label": "Direction" }, drawn ? lanesHead(names) : "Direction"),
+      h("th.lanes", { scope: "col" }, h(drawn ? "span.sr" : "span", {}, "Direction"), drawn && lanesHead(names)),
       h("th", { scope: "col" }, "State"), h("th.num", { scope: "col" }, "Lag"),
       h("th.num", { scope: "col" }, "Throughput"), h("th.last", { scope: "col" }, "Last 10 min"))),
     h("tbody", {}, found.map((task) => rows.get(task.uid).element))));
@@ -135,9 +136,13 @@ function row(task, names, drawn) {
       h(drawn ? "span.route.narrow" : "span.route", {}, route), drawn && h("span.sr", {}, `from ${task.source.datacenter} to ${task.target.datacenter}`)),
     h("td.state", {}, cells.state, " ", cells.more), cells.lag, cells.rate,
     h("td.last", {}, line.element));
+  let shown = null;
   return {
     element,
     update(now, values) {
+      line.set(values);
+      if (now === shown) return;
+      shown = now;
       setBadge(cells.state, now.state);
       const more = now.state === "snapshot" ? percent(now.snapshot_fraction) : wish(now) || (now.error || now.phase || "").slice(0, 90);
       text(cells.more, more === "–" ? "" : more);
@@ -147,7 +152,6 @@ function row(task, names, drawn) {
       cells.lag.title = `${bytes(now.lag_bytes)} behind`;
       text(cells.rate, now.commands_per_second === null ? "–" : `${short(now.commands_per_second)}/s`);
       cells.rate.title = now.bytes_per_second === null ? "" : `${bytes(now.bytes_per_second)}/s`;
-      line.set(values);
     },
   };
 }

@@ -43,9 +43,12 @@ export function spark(label) {
   const path = s("path", { class: "line" });
   const area = s("path", { class: "area" });
   const box = s("svg", { class: "spark", viewBox: "0 0 120 24", preserveAspectRatio: "none", role: "img" }, area, path);
+  let shown = null;
   return {
     element: box,
     set(values) {
+      if (values === shown) return;
+      shown = values;
       box.setAttribute("aria-label", label(values));
       const numbers = values.filter((value) => value !== null);
       const top = Math.max(1, ...numbers);
