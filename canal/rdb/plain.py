@@ -38,6 +38,7 @@ SHAPES: Final[dict[int, int]] = {
 
 _CRC64: Final = anycrc.Model("CRC64-REDIS")
 _LZF_RATIO: Final = 90  # see canal.rdb.wire
+_LONG: Final = 1 << 20
 _RESERVED: Final = 12  # length of the prefix that is looked for
 _TABLE: Final = 1024
 _SETS: Final = [b"*3\r\n$3\r\nSET\r\n$%d\r\n" % size for size in range(_TABLE)]
@@ -316,7 +317,10 @@ class PlainKeys:
                         % (name_length, name, len(b"%d" % expire), expire)
                     )
                 continue
-            body = b"%c%b%b" % (op, buf[value_at:after], self._footer)
+            if after - value_at < _LONG:
+                body = b"%c%b%b" % (op, buf[value_at:after], self._footer)
+            else:  # without a copy of the value alone
+                body = b"".join((bytes((op,)), memoryview(buf)[value_at:after], self._footer))
             payload_length: i64 = len(body) + 8
             size += name_length + payload_length + 64
             out.append(

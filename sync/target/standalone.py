@@ -33,6 +33,8 @@ from sync.target.errors import classify, is_transient
 Failures = list[tuple[int, str]]
 """(number of the user's command in the batch, error text) of commands that failed inside a transaction."""
 
+_LONG: Final = 1 << 20
+
 GUARD: Final = b"""\
 redis.call('SELECT', 0)
 local found = redis.call('HMGET', KEYS[1], 'pos', 'epoch', 'snap')
@@ -194,7 +196,7 @@ class Writer:
             self._ahead = flight
             if self._pipelined and not self.in_flight[-1].guarded:
                 flight.sent = True
-                self._write(flight, MULTI + rendered.body)
+                self._write(flight, MULTI, rendered.body)
             return
         self._start(flight)
 
@@ -204,10 +206,15 @@ class Writer:
 
     # sending
 
-    def _write(self, flight: _Flight, data: bytes) -> None:
-        self._written += len(data)
+    def _write(self, flight: _Flight, *parts: bytes) -> None:
+        size = sum(map(len, parts))
+        self._written += size
         flight.written = self._written
-        self._conn.write(data)
+        if size < _LONG:
+            self._conn.write(b"".join(parts))
+        else:  # a copy of what is long would cost memory
+            for part in parts:
+                self._conn.write(part)
 
     def _submit_guarded(self, batch: Batch) -> bool:
         rendered = render(batch, self._tagger, self._replid_at(batch.end), 0, seen=self._seen() if self._seen else "")
@@ -236,7 +243,7 @@ class Writer:
         """Send a gated batch that nothing is before."""
         self.in_flight.append(flight)
         if self._pipelined:
-            self._write(flight, b"".join((MULTI, flight.rendered.body, EXEC, self._mark)))
+            self._write(flight, MULTI, flight.rendered.body, EXEC + self._mark)
         else:
             # MULTI itself can be refused here (BUSY, LOADING before Redis 6.2), and then what follows it would be
             # carried out one by one: wait for its +OK.
@@ -289,7 +296,7 @@ class Writer:
             self._fail(classify(line[1:].decode("utf-8", "replace"), "MULTI"))
             return
         self._waiting_multi = False
-        self._write(self.in_flight[0], self.in_flight[0].rendered.body + EXEC + self._mark)
+        self._write(self.in_flight[0], self.in_flight[0].rendered.body, EXEC + self._mark)
         self._gated_replies()
 
     def _gated_replies(self) -> None:
