@@ -76,7 +76,6 @@ def to_link_config(
             existing=snapshot.existing,
             big_key_bytes=snapshot.big_key_bytes,
             max_bytes_per_second=snapshot.max_bytes_per_second,
-            connections=snapshot.connections,
         ),
         journal=JournalOptions(
             segment_bytes=journal.segment_bytes,

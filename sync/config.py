@@ -43,7 +43,6 @@ class SnapshotOptions:
     existing: Existing = "target"  # two-way only: whose value stays where both sides have the key
     big_key_bytes: int = 64 * MiB
     max_bytes_per_second: int = 0
-    connections: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,6 @@ class SnapshotConfig(Strict):
     existing: Literal["home", "source", "target"] = "target"
     big_key_bytes: Size = 64 << 20
     max_bytes_per_second: Size = 0
-    connections: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 class JournalConfig(Strict):

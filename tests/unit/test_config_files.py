@@ -45,7 +45,7 @@ def test_commented_values_of_the_task_sample_are_valid_too() -> None:
     body = [line for line in lines if not line.startswith("# ") or section.match(line)]
     uncommented = "\n".join(re.sub(r"^(\s*)# (?=[ \w]+:)", r"\1", line) for line in body)
     task = parse(TaskSpec, uncommented, "task.yaml")
-    assert task.journal.fsync == "everysec" and task.map.databases == {1: 2} and task.snapshot.connections == 1
+    assert task.journal.fsync == "everysec" and task.map.databases == {1: 2} and task.snapshot.max_bytes_per_second == 0
     assert task.filter.exclude.commands == ("publish",) and len(task.transform.include_keys) == 3
 
 
