@@ -12,7 +12,7 @@ import pytest
 from sync import session as session_module
 from sync.target.fence import Fenced
 from tests.conftest import StartServer
-from tests.support import proxy as proxy_module
+from tests.support import proxy_pipe
 from tests.support.compare import wait_equal
 from tests.support.links import MODES, Link
 from tests.support.process import wait_until
@@ -164,7 +164,7 @@ def test_a_target_that_is_busy_for_long_is_waited_for(
             for _ in range(4):
                 load.wait(200)
                 target.pause()
-                link.more("errors")
+                link.more("errors", 60)
                 target.resume()
         link.in_step(source)
         wait_equal(source, target, 10)
@@ -181,7 +181,7 @@ def test_a_slow_line_is_not_taken_for_a_dead_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(session_module, "REPLY_TIMEOUT_S", 2.0)
-    monkeypatch.setattr(proxy_module, "_QUEUE_BYTES", 256 * 1024)
+    monkeypatch.setattr(proxy_pipe, "_QUEUE_BYTES", 256 * 1024)
     source, target = redis_server(), redis_server()
     far = proxy(target)
     with Link(source, far, tmp_path) as link:
