@@ -153,9 +153,14 @@ def test_watchers_hear_of_every_kind_of_change(place: Place, change: str) -> Non
         }[change]
     )
     heard.wait(Event.CHANGED, 5)
-    record = b.store.get("w/1", watch=True)
-    assert (record.data if record else None) == {"written": b"2", "created": b"", "removed": None, "child": b""}[change]
-    assert b.store.children("w", watch=True) == {"removed": [], "child": ["1", "2"]}.get(change, ["1"])
+    expected = {"written": b"2", "created": b"", "removed": None, "child": b""}[change]
+    names: list[str] = {"removed": [], "child": ["1", "2"]}.get(change, ["1"])
+
+    def seen() -> bool:
+        record = b.store.get("w/1", watch=True)
+        return (record.data if record else None) == expected and b.store.children("w", watch=True) == names
+
+    wait_for(seen, "the change is seen, at the latest when its own event has come")
 
 
 def test_a_session_that_was_silent_too_long_is_told_and_can_start_again(place: Place) -> None:
