@@ -1,5 +1,5 @@
-"""How much a test of many cases does. The whole of `scripts/test` does all of it; `scripts/test unit`, which is there to
-answer in seconds, a fifth: hypothesis's profile `quick`. What is asserted is the same, and so is the order of the cases.
+"""How much a test of many cases does: all of it in the whole of `scripts/test`, a fifth in `scripts/test unit`, which
+is there to answer in seconds (hypothesis's profile `quick`). What is asserted is the same, and so is the order.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,13 @@ SERVERS = sorted(path.name for path in DIRECTORY.iterdir() if (path / "expected.
 
 def expected(path: Path) -> list[dict[str, Any]]:
     """What the server that wrote the file said of its keys, in file order."""
-    told: list[dict[str, Any]] = json.loads((path.parent / "expected.json").read_text())[path.name]
+    told: list[dict[str, Any]] = _reports(path.parent)[path.name]
     return told
+
+
+@functools.cache
+def _reports(server: Path) -> Any:
+    return json.loads((server / "expected.json").read_text())
 
 
 def decoded(key: Key, flavor: str) -> dict[str, Any]:

@@ -23,6 +23,10 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# Limits of waits are safety nets, and a loaded machine may be many times slower than the one they were written on.
+# So no wait gives up before this, whatever its caller says: a condition that never comes true fails a minute later.
+PATIENCE_S = 60.0
+
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
@@ -85,10 +89,11 @@ class ReservedPort:
 
 
 def wait_until(condition: Callable[[], T | None], timeout: float = 10.0, what: str = "", every: float = 0.01) -> T:
-    """The first true value of condition(). AssertionError naming `what` after `timeout` seconds.
+    """The first true value of condition(). AssertionError naming `what` after `timeout` seconds, but at least a minute.
 
     `what` may be left out when the condition's name or text says enough. In async tests use `eventually`.
     """
+    timeout = max(timeout, PATIENCE_S)
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -105,6 +110,7 @@ async def eventually(
     condition() itself runs on the loop; when it talks to a server over a blocking client that needs the loop to answer
     (a proxy in the same loop, say), use `await asyncio.to_thread(wait_until, …)` instead.
     """
+    timeout = max(timeout, PATIENCE_S)
     deadline = asyncio.get_running_loop().time() + timeout
     while not (value := condition()):
         if asyncio.get_running_loop().time() > deadline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -21,11 +22,13 @@ RULES = DIRECTORY / "redis-canal.rules.yml"
 TESTS = sorted((DIRECTORY / "tests").glob("*.yml"))
 
 
+@functools.cache
 def alerts() -> dict[str, dict[str, Any]]:
     groups = yaml.safe_load(RULES.read_text())["groups"]
     return {rule["alert"]: rule for group in groups for rule in group["rules"]}
 
 
+@functools.cache
 def known_metrics() -> set[str]:
     """Names that a scrape can have: those of a link that knows everything, and of a node."""
     status = LinkStatus("t", "0", "a", "b", source_connected=True)

@@ -136,7 +136,7 @@ def test_cat_takes_the_database_from_the_mark(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_cat_reads_commands_longer_than_a_chunk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    value = os.urandom(3 << 20)
+    value = os.urandom(5 << 18)
     offsets = write(tmp_path, [[b"SET", b"big", value], [b"DEL", b"big"]])
     assert run("cat", tmp_path, "--from", 1000, "-o", "json") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -37,6 +37,7 @@ def test_hashes_of_both_signs_are_found() -> None:
     assert keys.missing(0, names) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1_000_000])
 def test_it_takes_at_most_16_bytes_a_key(count: int) -> None:
     tracemalloc.start()

@@ -21,6 +21,7 @@ from canal.rdb.plain import SET, SHAPES, PlainKeys, unpack
 from canal.rdb.reader import RdbReader
 from canal.rdb.wire import Malformed
 from sync.keyset import KeySet
+from tests.support.effort import share
 from tests.support.golden import FILES, NAMES
 from tests.support.process import ROOT
 from tests.support.rdb_build import key, length, little, lzf_literal, rdb, select, string
@@ -206,7 +207,7 @@ def test_old_targets_get_the_deadline_by_a_second_command() -> None:
 def test_damaged_bytes_are_an_error_with_and_without_runs(python: bool) -> None:
     """What a run steps over is only what the reader would have taken too."""
     chance, whole = random.Random(5), ordinary()
-    for _ in range(300):
+    for _ in range(share(300)):
         data = bytearray(whole)
         for _ in range(chance.randrange(1, 4)):
             data[chance.randrange(9, len(data))] = chance.randrange(256)
