@@ -73,14 +73,23 @@ class Server:
 Probe = tuple[str, Version, list[bytes]]
 """(ACL rule, version from which it is tried, a harmless call)"""
 
+_KEY: Final = b"redis-canal:doctor"
 SOURCE_PROBES: Final[tuple[Probe, ...]] = (
     ("+ping", (6, 0, 0), [b"PING"]),
     ("+info", (6, 0, 0), [b"INFO", b"server"]),
     ("+replconf", (6, 0, 0), [b"REPLCONF", b"redis-canal-doctor"]),
     # refused for its id, before anything happens; a PSYNC proper would begin a snapshot
     ("+psync", (6, 2, 0), [b"PSYNC", b"redis-canal-doctor", b"1", b"FAILOVER"]),
+    # for keys that are fetched or whose deadlines are looked up: lag and TTL, failover of the source, dead letters
+    ("+select", (6, 0, 0), [b"SELECT", b"0"]),
+    ("+scan", (6, 0, 0), [b"SCAN", b"no cursor"]),
+    ("+dump", (6, 0, 0), [b"DUMP", _KEY]),
+    ("+pttl", (6, 0, 0), [b"PTTL", _KEY]),
+    ("+pexpiretime", (7, 0, 0), [b"PEXPIRETIME", _KEY]),
+    ("+time", (6, 0, 0), [b"TIME"]),
+    ("+multi +exec", (6, 0, 0), [b"EXEC"]),
 )
-_KEY: Final = b"redis-canal:doctor"
+_ESSENTIAL: Final = {"+psync", "+replconf", "+ping"}
 TARGET_PROBES: Final[tuple[Probe, ...]] = (
     ("+info", (6, 0, 0), [b"INFO", b"server"]),
     ("+role", (6, 0, 0), [b"ROLE"]),
@@ -140,9 +149,10 @@ async def _ask(side: str, conn: Connection, probes: tuple[Probe, ...]) -> Server
     wanted = [probe for probe in probes if not server.info or server.valkey or server.version >= probe[1]]
     for (rule, _, _), reply in zip(wanted, await conn.calls([argv for _, _, argv in wanted]), strict=True):
         _judge(server, rule, reply)
-    if side == "target" and (server.valkey or server.version >= (6, 0, 0)):
-        (reply,) = await conn.calls([[b"EXISTS", b"redis-canal-doctor-%b" % secrets.token_hex(8).encode()]])
-        _judge(server, "~*", reply)
+    if server.valkey or server.version >= (6, 0, 0):
+        nobody = b"redis-canal-doctor-%b" % secrets.token_hex(8).encode()
+        (reply,) = await conn.calls([[b"PTTL" if side == "source" else b"EXISTS", nobody]])
+        _judge(server, "+pttl" if side == "source" else "+exists", reply)
     for name in (b"client-output-buffer-limit", b"repl-timeout", b"min-replicas-to-write", b"maxmemory-policy"):
         (reply,) = await conn.calls([[b"CONFIG", b"GET", name]])
         if isinstance(reply, list) and len(reply) == 2:
@@ -154,9 +164,10 @@ async def _ask(side: str, conn: Connection, probes: tuple[Probe, ...]) -> Server
 def _judge(server: Server, rule: str, reply: Any) -> None:
     if not isinstance(reply, hiredis.ReplyError):
         return
-    if str(reply).startswith("NOPERM"):
-        server.refused.add(rule)
-    elif "unknown command" in str(reply).lower():
+    text = str(reply).lower()
+    if text.startswith("noperm"):
+        server.refused.add(rule if "command" in text or "key" not in text else "~*")
+    elif "unknown command" in text:
         server.unknown.add(rule)
 
 
@@ -209,27 +220,29 @@ Say = Callable[..., None]
 
 
 def _permissions(server: Server, say: Say) -> None:
-    harmless = {"+info", "+role"} if server.side == "source" else set()
-    missing = sorted(server.refused - harmless)
+    missing = sorted(server.refused)
     if missing:
-        rules = " ".join(rule.split(" ")[0] for rule in missing)
-        only_kill = set(missing) <= {"+client|list", "+client|kill"}
-        level: Level = "warn" if only_kill else "fail"
-        extra = "; or use the guarded writer" if only_kill else ""
-        say("permissions", level, f"missing: {', '.join(missing)}", f"ACL SETUSER <user> {rules}{extra}")
-    elif server.refused:
-        say(
-            "permissions",
-            "note",
-            f"without {', '.join(sorted(server.refused))}",
-            "not needed, but one server given twice cannot be told",
-        )
+        rules = " ".join(rule.split(" (")[0] for rule in missing)
+        level, why = _weight(server.side, set(missing))
+        say("permissions", level, f"missing: {', '.join(missing)}", f"ACL SETUSER <user> {rules}{why}")
     else:
         say("permissions", "ok", "all that a link needs")
     if server.unknown:
         say(
             "commands", "fail", f"unknown or renamed: {', '.join(sorted(server.unknown))}", "give them back their names"
         )
+
+
+def _weight(side: str, missing: set[str]) -> tuple[Level, str]:
+    """How bad it is that these rules are missing, and what works without them."""
+    if side == "target":
+        only_kill = missing <= {"+client|list", "+client|kill"}
+        return ("warn", "; or use the guarded writer") if only_kill else ("fail", "")
+    if missing & _ESSENTIAL:
+        return "fail", ""
+    if missing == {"+info"}:
+        return "warn", "; without it one server given twice cannot be told, nor how long the backlog lasts"
+    return "warn", "; without them keys cannot be fetched after an outage, a failover or a dead letter"
 
 
 def _version(server: Server, say: Say) -> None:
