@@ -130,6 +130,24 @@ def test_a_command_that_the_target_does_not_have_is_found_and_named(
         assert [letter["key"] for letter in letters(link)] == ["list"]
 
 
+def test_what_was_read_after_a_unit_that_stops_the_link_is_applied_after_the_restart(
+    redis_server: StartServer, tmp_path: Path
+) -> None:
+    source, target = redis_server(databases=32), redis_server(databases=16)
+    with Link(source, target, tmp_path) as link:
+        link.streaming()
+        with Wire(source) as wire:
+            before, after = [("INCR", "a")] * 20, [("INCR", "a")] * 20
+            wire.call([*before, ("SELECT", 20), ("SET", "x", 1), ("SELECT", 0), *after])
+        error = link.failed()
+        assert "SET x" in str(error)
+        assert target.control.get("a") == b"20"
+    again = Link(source, target, tmp_path, on_error="continue")
+    with again:
+        again.in_step(source)
+        assert target.control.get("a") == b"40"
+
+
 class Poison:
     """A target that dies of a command: killed when the proxy sees it, and started again."""
 

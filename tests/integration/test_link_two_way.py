@@ -59,6 +59,22 @@ def test_one_increment_on_each_side_is_two_on_both_and_stays(
         assert back.status.loops_dropped >= 1
 
 
+def test_a_snapshot_is_not_sent_back(redis_server: StartServer, tmp_path: Path) -> None:
+    a, b = redis_server(), redis_server()
+    with Wire(a) as wire:
+        wire.call([("SET", f"key:{n}", n) for n in range(1000)])
+        wire.call([("RPUSH", f"list:{n}", n) for n in range(100)])
+    there, back = pair(a, b, tmp_path)
+    with back:
+        back.streaming()
+        with there:
+            there.streaming()
+            wait_until(lambda: back.status.loops_dropped >= 1100, 10, "the snapshot has come round")
+            wait_until(lambda: quiet(a, b), 20, "both streams fall silent")
+            assert back.status.commands_applied == 0
+            wait_equal(a, b, 5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("writer", MODES)
 def test_both_sides_write_different_keys_and_end_equal(redis_server: StartServer, tmp_path: Path, writer: str) -> None:
