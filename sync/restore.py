@@ -77,8 +77,13 @@ class Restorer:
         self._flavor = header.flavor
         self._loadable = Loadable(target, header.flavor, header.version, big_bytes=self._big_bytes)
 
-    def plain_keys(self, buckets: list[Any] | None, skip_to: int, max_keys: int, max_bytes: int) -> PlainKeys | None:
-        """How the reader may write ordinary keys as commands by itself; None where each key has to be looked at."""
+    def plain_keys(
+        self, buckets: list[Any] | None, skip_to: int, max_keys: int, max_bytes: int, *, timed: bool
+    ) -> PlainKeys | None:
+        """How the reader may write ordinary keys as commands by itself; None where each key has to be looked at.
+
+        ``timed``: those with a deadline too.
+        """
         if self._keep or not self._absttl or self._loadable is None:
             return None
         shapes = bytearray(256)
@@ -92,7 +97,7 @@ class Restorer:
             RESERVED,
             buckets,
             skip_to,
-            GRACE_MS,
+            GRACE_MS if timed else -1,
             max_keys,
             max_bytes,
             self._big_bytes,

@@ -157,7 +157,11 @@ class SnapshotRun:
                     builder = self._builder
                     reader.plain_databases = self.session.databases
                     reader.plain = self._restorer.plain_keys(
-                        buckets, self.progress, builder.max_commands, builder.max_bytes
+                        buckets,
+                        self.progress,
+                        builder.max_commands,
+                        builder.max_bytes,
+                        timed=self.session.deadlines is None,
                     )
         return ended
 
@@ -209,23 +213,28 @@ class SnapshotRun:
         if isinstance(placed, Dropped):
             self.session.status.filtered(placed.reason)
             return ()
-        if key.expire_ms is not None and self.session.deadlines is not None:
-            self.session.deadlines.set((key.db, key.key), key.expire_ms if key.type == 0 else -key.expire_ms)
-        if self._sweeps:
-            self._keys.add(key.db, key.key)
+        self._note(key)
         if key.end <= self.progress:
             self._restorer.status.keys_done += 1
             return ()
         key.db, key.key = placed
         return self._restorer.key(key)
 
+    def _note(self, key: Key | KeyStart) -> None:
+        """What is remembered of a key that is carried: that it is there, for the sweep; two ways, its deadline."""
+        deadlines = self.session.deadlines
+        if key.expire_ms is not None and deadlines is not None:
+            deadlines.set((key.db, key.key), key.expire_ms if type_name(key.type) == "string" else -key.expire_ms)
+        if self._sweeps:
+            self._keys.add(key.db, key.key)
+
     def _part(self, event: KeyStart | ValuePart | KeyEnd) -> Iterator[Step]:
         if isinstance(event, KeyStart):
             placed = self._transform.key(event.db, event.key, type_name(event.type))
             left_out = is_reserved(event.key) or isinstance(placed, Dropped)
             self._passed_over = event.offset < self.progress or left_out
-            if self._sweeps and not left_out:
-                self._keys.add(event.db, event.key)
+            if not left_out:
+                self._note(event)
             if not isinstance(placed, Dropped):
                 event = replace(event, db=placed[0], key=placed[1])
         if not self._passed_over:

@@ -175,7 +175,8 @@ class PlainKeys:
     ``shapes``: 256 bytes, the shape of each value type that may be written so, 0 for others. ``version``: the RDB
     version to stamp on payloads. ``pxat``: SET takes a deadline. ``reserved``: keys with this prefix (of twelve bytes)
     are left alone. ``buckets``: 256 arrays that get the hash of each (database, key), or None. ``skip_to``: keys up to
-    this offset of the RDB are only counted. ``grace_ms``: deadlines are put off to at least this far from now.
+    this offset of the RDB are only counted. ``grace_ms``: deadlines are put off to at least this far from now; below 0:
+    keys with a deadline are left alone.
     """
 
     def __init__(
@@ -210,7 +211,8 @@ class PlainKeys:
         seen = self.seen
         buckets = self._buckets
         reserved = self._reserved
-        floor: i64 = time.time_ns() // 1_000_000 + self._grace_ms
+        grace_ms: i64 = self._grace_ms
+        floor: i64 = time.time_ns() // 1_000_000 + grace_ms
         skip_to: i64 = self._skip_to - base
         max_value: i64 = self._max_value
         max_bytes: i64 = self._max_bytes
@@ -248,7 +250,7 @@ class PlainKeys:
                     at = skip_length(buf, at + 1, end)
                 else:
                     break
-            if at >= end or op >= 0x80:
+            if at >= end or op >= 0x80 or (timed and grace_ms < 0):
                 break
             shape: i64 = shapes[op]
             if shape == 0:

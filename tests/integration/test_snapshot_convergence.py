@@ -285,3 +285,22 @@ def test_two_ways_merge_and_keep_what_they_are_told_to(
             assert status.keys_kept == 4  # string, timed, ints, type; not told of those made under another name
         assert link.status.dead_letters == 0
         assert not there.exists("redis-canal:tmp:test/0")
+
+
+def test_two_ways_the_deadlines_of_the_snapshot_are_known(redis_server: StartServer, tmp_path: Path) -> None:
+    """Whether a delete is an expiry is told by them; keys of every way to the target count."""
+    source, target = redis_server(), redis_server()
+    with Wire(source) as wire:
+        wire.call([("SET", f"timed:{n}", n, "EX", 1000) for n in range(40)])
+        wire.call([("SET", f"plain:{n}", n) for n in range(40)])
+        wire.ask("RPUSH", "long", *(f"element {n}" for n in range(20_000)))
+        wire.ask("EXPIRE", "long", 1000)
+    options: dict[str, Any] = {"two_way": True, "snapshot_existing": "source", "snapshot_big_key_bytes": 50_000}
+    with Link(source, target, tmp_path, **options) as link:
+        link.streaming()
+        assert link.product is not None
+        replay = link.product._replay
+        assert replay is not None
+        assert replay._expiry is not None
+        assert len(replay._expiry.deadlines) == 41
+    assert_equal(source, target)

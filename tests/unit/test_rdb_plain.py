@@ -196,6 +196,15 @@ def test_keys_already_applied_are_counted_only_and_still_remembered() -> None:
         assert keys.missing(3, [b"k%d" % number for number in range(101)]) == [b"k100"]
 
 
+@pytest.mark.parametrize("python", [False, True])
+def test_keys_with_a_deadline_are_left_alone_where_each_has_to_be_seen(python: bool) -> None:
+    timed = b"\xfc" + little(FAR, 8) + key(0, b"timed", string(b"v"))
+    data = rdb(select(0), key(0, b"k", string(b"v")), timed, key(0, b"l", string(b"v")), version=10)
+    found = read(data, 1 << 20, plain(python, grace_ms=-1))
+    assert [event.key for event in found if isinstance(event, Key)] == [b"timed"]
+    assert [event.keys for event in found if isinstance(event, PlainRun)] == [1, 1]
+
+
 def test_old_targets_get_the_deadline_by_a_second_command() -> None:
     data = rdb(select(0), b"\xfc" + little(FAR, 8) + key(0, b"k", string(b"v")), version=10)
     (run,) = [event for event in read(data, 1 << 20, plain(pxat=False)) if isinstance(event, PlainRun)]
