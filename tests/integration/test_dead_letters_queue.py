@@ -15,7 +15,7 @@ from tests.support.links import Link
 from tests.support.process import ROOT
 from tests.support.servers import Server
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.servers]
 
 
 def cli(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:

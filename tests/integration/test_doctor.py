@@ -16,7 +16,7 @@ from tests.conftest import StartServer
 from tests.support.process import ROOT
 from tests.support.servers import Server
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.servers]
 
 SOURCE_RULES = (
     "resetkeys ~* resetchannels -@all +psync +replconf +ping +info "

@@ -69,7 +69,6 @@ def test_every_write_once_across_kills_restarts_and_cuts(
     assert source.sync_full == 1
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("writer", MODES)
 def test_kills_while_the_snapshot_is_applied(
     redis_server: StartServer, proxy: Callable[[Server], Proxy], tmp_path: Path, writer: str

@@ -18,7 +18,7 @@ from tests.support.process import wait_until
 from tests.support.servers import Server
 from tests.support.workload import COUNTING, Workload
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.servers]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.conftest import IN_CI, StartServer
 from tests.support.links import LinkProcess
 from tests.support.process import ROOT, ReservedPort, end, spawn, wait_until
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.servers]
 
 DASHBOARD = json.loads((ROOT / "configs" / "grafana" / "redis-canal.json").read_text())
 QUERIES = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]

@@ -16,7 +16,7 @@ from tests.conftest import StartServer
 from tests.support.nodes import Site
 from tests.support.process import ROOT, wait_until
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.servers]
 
 SECRETS = ("f1le-Secr3t", "env-Secr3t-xyz", "url-Secr3t", "l0g-Secr3t", "key-Secr3t", "value-Secr3t")
 

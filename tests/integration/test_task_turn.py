@@ -13,7 +13,7 @@ from tests.support.nodes import Site
 from tests.support.process import wait_until
 from tests.support.servers import Server
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.servers]
 
 
 @pytest.fixture

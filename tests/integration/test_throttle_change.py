@@ -14,7 +14,7 @@ from tests.support.links import LinkProcess
 from tests.support.nodes import Site
 from tests.support.process import ReservedPort, wait_until
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.servers]
 
 
 def limit(page: str) -> float | None:

@@ -11,7 +11,7 @@ from sync.throttle import ThrottleOptions
 from tests.conftest import StartServer
 from tests.support.links import Link
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.servers]
 
 
 def write(source: object, count: int) -> None:

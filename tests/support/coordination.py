@@ -20,6 +20,7 @@ from node.coordination.coordinator import Coordinator
 from node.coordination.embedded import EmbeddedStore
 from node.coordination.records import NodeRecord
 from node.coordination.zookeeper import ZooKeeperOptions, ZooKeeperStore
+from tests.support.process import PATIENCE_S
 from tests.support.proxy import Proxy
 
 TIMEOUT_S = 3.0  # the most that the test servers grant is 4 s; less is too little on a busy machine
@@ -27,6 +28,7 @@ TIMEOUT_S = 3.0  # the most that the test servers grant is 4 s; less is too litt
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
     """The first true value of ``condition``; asks again every 10 ms."""
+    timeout_s = max(timeout_s, PATIENCE_S)
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"

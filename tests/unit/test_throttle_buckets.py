@@ -59,8 +59,7 @@ async def test_who_waits_is_woken_once_and_the_time_is_counted(status: LinkStatu
     while throttle.holds(woken.set):
         woken.clear()
         await woken.wait()
-    assert 0.04 < time.monotonic() - started < 1.0
-    assert 0.04 < status.throttled_seconds < 1.0
+    assert 0.04 < status.throttled_seconds <= time.monotonic() - started + 0.01
 
 
 def test_a_slow_target_halves_the_rate_and_a_quick_one_gets_it_back(
