@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -145,13 +144,25 @@ def test_a_failed_task_says_why_and_a_changed_one_goes_on(
     wait_equal(source, target)
 
 
-def test_a_reader_sees_and_cannot_change(site: Site, window: Window, redis_server: StartServer, tmp_path: Path) -> None:
+def test_a_dead_letter_is_seen_with_its_reason(site: Site, window: Window, redis_server: StartServer) -> None:
     source, target = redis_server(), redis_server()
-    site.node("a")
-    site.cli(
-        "task", "create", "-f", str(site.write_task("sh-bj", source, target)), "--state-dir", str(tmp_path), check=False
-    )
-    node = site.nodes[0].start()
+    site.node("a").start()
+    site.create("sh-bj", source, target, "on_error: continue\n")
+    target.control.set("queue", "not a list")
+    source.control.lpush("queue", "secret")
+    window.login()
+    page = window.page
+    page.get_by_role("link", name="sh-bj").click()
+    page.get_by_role("region", name="Dead letters").get_by_text("LPUSH queue").wait_for()
+    page.get_by_role("region", name="Dead letters").get_by_text("WRONGTYPE").wait_for()
+    assert page.locator(".tile", has_text="Dead letters").locator(".num").inner_text() == "1"
+    assert "secret" not in page.inner_text("body")
+    window.shoot("task-dead-letter")
+
+
+def test_a_reader_sees_and_cannot_change(site: Site, window: Window, redis_server: StartServer) -> None:
+    source, target = redis_server(), redis_server()
+    node = site.node("a").start()
     site.create("sh-bj", source, target)
     page = window.page
     window.login(READER)
