@@ -130,3 +130,30 @@ def test_a_link_that_stopped_at_a_letter_is_freed_by_refetch(pair: tuple[Server,
         link.in_step(source)
         link.until(lambda: target.client().lrange("k", 0, -1) == [b"a"], 15, "the key is fetched")
     assert target.client().get("after") == b"1"
+
+
+def test_a_retried_letter_does_not_come_back_by_the_other_direction(
+    pair: tuple[Server, Server], tmp_path: Path
+) -> None:
+    source, target = pair
+    both = {"two_way": True, "on_error": "continue"}
+    there = Link(source, target, tmp_path, task="sh-bj", source_dc="sh", target_dc="bj", **both)
+    back = Link(target, source, tmp_path, task="bj-sh", source_dc="bj", target_dc="sh", **both)
+    with back:
+        back.streaming()
+    with there:
+        there.streaming()
+        target.client().set("k", "text")
+        source.client().rpush("k", "a")
+        there.until(lambda: there.status.dead_letters_waiting == 1, 15, "a letter is written")
+    target.client().delete("k")
+    with back.again() as again:
+        again.streaming()
+        again.in_step(target)  # the delete has gone over
+        assert not source.client().exists("k")
+        cli("retry", "--all", "--state-dir", str(there.config.state_dir), "--target", target.url)
+        again.in_step(target)
+        assert target.client().lrange("k", 0, -1) == [b"a"]
+        assert not source.client().exists("k"), "what was made in sh does not come back to it"
+        assert again.status.loops_dropped >= 1
+        assert source.client().keys("redis-canal:retried:*") == []
