@@ -153,7 +153,7 @@ class Session:
             if throttle.on and not single:
                 self._bound(throttle, rules, batcher)
             # a unit that goes alone really does, so that a connection that breaks names it
-            while writer.room and (writer.idle or self.committed >= self.troubles.single_until):
+            while writer.room and self.fatal is None and (writer.idle or self.committed >= self.troubles.single_until):
                 if throttle.on and (batcher.empty or throttle.holds(wake.set)):
                     break
                 # what was consumed after a unit that stops the link must not be passed over
@@ -329,7 +329,7 @@ class Session:
     # --- commits and failures ---
 
     def _check(self) -> None:
-        if self.fatal is not None:
+        if self.fatal is not None and (self.writer.idle or self.writer.error is not None):
             raise self.fatal
         error = self.writer.error
         if error is not None:
@@ -357,6 +357,7 @@ class Session:
         while (
             not self.writer.room
             or self.paused
+            or self.fatal is not None
             or (self.troubles.snapshot_single and not self.writer.idle)
             or (throttle.on and throttle.holds(self.wake.set))
         ):
@@ -412,9 +413,7 @@ class Session:
                 continue
             error = self.give_up(end, db, argv, text)
             if self.config.on_error == "stop" and self.fatal is None:
-                self.fatal = error
-        if self.fatal is not None:
-            self.writer.close(self.fatal)
+                self.fatal = error  # nothing more is sent; what is on its way may hold failures too
 
     def give_up(self, end: int, db: int, argv: list[bytes], text: str) -> ReplayError:
         """Write a dead letter; the error says which command failed where."""

@@ -105,12 +105,21 @@ async def fence(conn: Connection, task: str, shard: str, epoch: int) -> Fence:
     if role[0] != b"master":
         raise Unready(f"target {label} is a {role[0].decode()}, only a master can be written to")
     info = server_info(await conn.call(b"INFO"))
+    await _may_transact(conn)
     key = checkpoint_key(task, shard)
     _refuse_newer(conn, await conn.call(b"HGET", key, b"epoch"), epoch)  # an older one must not disturb its successor
     can_kill = await _kill_others(conn, task, shard, epoch)
     await _raise_epoch(conn, key, epoch)
     checkpoint = await read_checkpoint(conn, key)
     return Fence(checkpoint, info, can_kill, rtt)
+
+
+async def _may_transact(conn: Connection) -> None:
+    """Where MULTI is refused, what follows it would be carried out one by one."""
+    for reply in await conn.calls([[b"MULTI"], [b"EXEC"]]):
+        if isinstance(reply, hiredis.ReplyError):
+            error = classify(str(reply), "MULTI and EXEC, which are needed to apply anything as a whole")
+            raise error if isinstance(error, AuthError) or error.transient else AuthError(str(error))
 
 
 async def _kill_others(conn: Connection, task: str, shard: str, epoch: int) -> bool:
