@@ -91,6 +91,27 @@ def test_wrongtype_with_continue_goes_on_and_the_rest_is_exact(
 
 
 @pytest.mark.parametrize("writer", MODES)
+def test_failures_of_batches_that_were_on_their_way_are_written_down_too(
+    redis_server: StartServer, proxy: Callable[[Server], Proxy], tmp_path: Path, writer: str
+) -> None:
+    source, target = redis_server(), redis_server()
+    source.client().rpush("victim", "old")
+    far = proxy(target)
+    with Link(source, far, tmp_path, writer=writer, batch_commands=1) as link:
+        link.streaming()
+        target.client().set("victim", "not a list")
+        far.delay(0.1)
+        with Wire(source) as wire:
+            wire.call([("LPUSH", "victim", n) for n in range(5)])
+        error = link.failed()
+        assert "LPUSH" in str(error)
+        applied = int(target.control.hget("redis-canal:checkpoint:test/0", "pos").partition(b":")[2])
+        size = len(encode([b"LPUSH", b"victim", b"0"]))
+        first = letters(link)[0]["offset"]
+        assert len(letters(link)) == (applied - first) // size + 1
+
+
+@pytest.mark.parametrize("writer", MODES)
 def test_every_refused_command_of_a_transaction_becomes_a_dead_letter(
     redis_server: StartServer, tmp_path: Path, writer: str
 ) -> None:

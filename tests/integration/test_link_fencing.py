@@ -107,6 +107,16 @@ def test_gated_writing_without_the_right_to_kill_is_refused(redis_server: StartS
 
 
 @pytest.mark.parametrize("writer", MODES)
+def test_a_user_who_may_not_use_transactions_is_refused(redis_server: StartServer, tmp_path: Path, writer: str) -> None:
+    source, target = redis_server(), redis_server()
+    target.control.execute_command("ACL", "SETUSER", "default", "-multi")
+    with Link(source, target, tmp_path, writer=writer) as link:
+        error = link.failed()
+    assert error.exit_code == 4
+    assert "MULTI" in str(error)
+
+
+@pytest.mark.parametrize("writer", MODES)
 def test_a_newer_owner_takes_over_and_the_older_one_stops(
     redis_server: StartServer, tmp_path: Path, writer: str
 ) -> None:
