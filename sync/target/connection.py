@@ -77,6 +77,7 @@ class Connection(asyncio.Protocol):
         for future in self._waiting:
             if not future.done():
                 future.set_exception(error)
+                future.exception()  # looked at: whoever awaited it may have been cancelled meanwhile
         self._waiting.clear()
         if self._on_lost is not None:
             self._on_lost(error)
