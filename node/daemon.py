@@ -36,7 +36,8 @@ from node.coordination.plan import ShardId, assign
 from node.coordination.records import NodeRecord, TaskRecord
 from node.coordination.registry import boot_id, pid_started
 from node.forkserver import ForkServer
-from node.jobs import Job, JobOver, JobQueue
+from node.jobrunner import JobRunner
+from node.jobs import JobQueue
 from node.serve import NodeHttp
 from node.shard import Leaving, Shard
 from node.systemd import Notifier
@@ -65,7 +66,7 @@ class Daemon:
         self.version = version
         self.facts: Facts | None = None
         self.trouble = "not registered yet"
-        self._jobs = JobQueue(self.coordinator.store)
+        self._jobs = JobRunner(self, JobQueue(self.coordinator.store))
         self._reload_config = reload
         self._notifier = Notifier()
         self._wake = asyncio.Event()
@@ -73,7 +74,6 @@ class Daemon:
         self._stopping = False
         self._session_lost = False
         self._running: dict[ShardId, asyncio.Task[None]] = {}
-        self._job_tasks: dict[str, asyncio.Task[None]] = {}
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="coordination")
         self._started = time.time()
 
@@ -248,7 +248,7 @@ class Daemon:
         plan = assign(facts.wanted, facts.capacities, facts.held)
         self._let_go(facts, plan)
         await self._take(facts, plan)
-        await self._do_jobs(facts)
+        await self._jobs.look()
 
     async def _gone(self) -> None:
         """Wait for workers that were told that their lease is lost; they are killed, so this is short."""
@@ -331,51 +331,6 @@ class Daemon:
             if (shard := self.shards.get(shard_id)) is not None:
                 shard.published(result)
 
-    # ---- jobs ----
-
-    async def _do_jobs(self, facts: Facts) -> None:
-        """Take the jobs of shards that are held here; end those whose time is up."""
-        jobs = await self.call(self._jobs.all)
-        if any(not job.over for job in jobs):
-            await self.call(self._jobs.sweep)
-        for job in jobs:
-            shard = self.shards.get(ShardId(job.task, job.shard))
-            if job.state == "queued" and job.kind == "resync" and shard is not None and not shard.leaving:
-                taken = await self.call(self._jobs.take, job.id, self.config.node)
-                if taken is not None:
-                    self._job_tasks[job.id] = asyncio.create_task(self._resync(taken, shard))
-        self._job_tasks = {name: task for name, task in self._job_tasks.items() if not task.done()}
-
-    async def _resync(self, job: Job, shard: Shard) -> None:
-        """Do one resync: a new snapshot, until it streams again; ends early when it was cancelled or cannot be."""
-        log.info("%s: full resync asked for by %s (job %s)", shard.id, job.by or "somebody", job.id)
-        shard.restart(resync=True, confirmed=bool(job.options.get("confirm")))
-        run = shard.known.state.run
-        try:
-            while True:
-                await asyncio.sleep(0.5)
-                status, state = shard.status, shard.known.state
-                if self.shards.get(shard.id) is not shard or shard.leaving:
-                    error = f"node {self.config.node} gave the shard up meanwhile"
-                    await self.call(partial(self._jobs.finish, job.id, self.config.node, "failed", error=error))
-                    return
-                if shard.failed:
-                    await self.call(partial(self._jobs.finish, job.id, self.config.node, "failed", error=shard.failed))
-                    return
-                if status and status.full_resyncs and status.state == "streaming" and state.run > run:
-                    result = {"keys": status.snapshot.keys_done, "stale_deleted": status.snapshot.stale_deleted}
-                    await self.call(partial(self._jobs.finish, job.id, self.config.node, "succeeded", result=result))
-                    return
-                words = f"{status.state}, {status.snapshot.keys_done} keys" if status else "starting"
-                now = await self.call(self._jobs.report, job.id, self.config.node, words)
-                if now.cancel:
-                    await self.call(self._jobs.finish, job.id, self.config.node, "cancelled")
-                    return
-        except JobOver as error:
-            log.info("%s", error)
-        except CanalError as error:
-            log.warning("job %s: %s", job.id, error)
-
     # ---- configuration and end ----
 
     def reload(self) -> None:
@@ -405,9 +360,7 @@ class Daemon:
 
     async def _leave(self) -> None:
         """Stop all workers and give everything back."""
-        for task in self._job_tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._job_tasks.values(), return_exceptions=True)
+        await self._jobs.close()
         if self._running:
             log.info("stopping %d shards", len(self._running))
         self._leave_all("shutdown")
