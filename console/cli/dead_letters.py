@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from canal.errors import CanalError, ConfigError
-from console.cli.access import who
+from console.cli.access import node_config, opened, where_options, who
 from console.cli.options import endpoint, side_options
 from console.cli.output import Format, emit, emit_document, output_option
 
@@ -80,6 +80,35 @@ def list_letters(settled: bool, state_dir: Path, task: str | None, output: Forma
     letters = [one for one in read_letters(link_directory(state_dir, task)) if settled or one.settled is None]
     rows = [_row(letter) for letter in letters]
     emit(rows, ["id", "at", "db", "command", "key", "error"], output, ["offset", "times", "settled", "settled_by"])
+    return 0
+
+
+@click.command(name="dead-letters")
+@click.argument("task")
+@where_options
+@output_option
+def of_task(task: str, output: Format, **given: Any) -> int:
+    """List the dead letters of TASK that wait, where its journal stands on this machine; needs -c node.yaml.
+
+    `redis-canal dead-letters` works them off, with the directory that this prints.
+    """
+    from node.coordination.plan import ShardId
+    from node.spec import shard_dir
+    from sync.letters import read_letters
+
+    state_dir = node_config(click.get_current_context(), given["config_file"], given["state_dir"]).state_dir
+    with opened(given) as access:
+        uid = access.coordinator.tasks.get(task).uid
+        views = access.coordinator.tasks.shards(task)
+    rows: list[dict[str, Any]] = []
+    for view in views:
+        directory = shard_dir(state_dir, uid, ShardId(task, view.id.shard))
+        if not (directory / "link.json").exists():
+            raise NoLetter(f"shard {view.id} has no journal on this machine: it runs on {view.holder or 'no node'}")
+        click.echo(f"shard {view.id.shard}: --state-dir {directory}", err=True)
+        waiting = [letter for letter in read_letters(directory) if letter.settled is None]
+        rows += [{"shard": view.id.shard, **_row(letter)} for letter in waiting]
+    emit(rows, ["shard", "id", "at", "db", "command", "key", "error"], output, ["offset", "times"])
     return 0
 
 

@@ -54,6 +54,9 @@ def test_a_node_with_secrets_everywhere(redis_server: StartServer, tmp_path: Pat
         target.client().set(SECRETS[4], "x")
         source.client().lpush(SECRETS[4], SECRETS[5])
         wait_until(lambda: 'dead_letters_waiting": 1' in node.get("/status"), 20, "a dead letter")
+        listed = site.cli("task", "dead-letters", "sh-bj", "-o", "json")
+        assert [letter["command"] for letter in json.loads(listed.stdout)] == ["LPUSH"]
+        assert "--state-dir" in listed.stderr
         output = tmp_path / "bundle.tar.gz"
         found = bundle("-c", str(node.config), "--log", str(log), output=output, BJ_PASSWORD=SECRETS[1])
     finally:
