@@ -21,10 +21,10 @@ MAX_BYTES: Final = 16 << 20
 def fetch_json(base: str, path: str, timeout_s: float = TIMEOUT_S) -> Any:
     """The JSON document at ``base`` + ``path``. Raises `Unreachable` that says what came instead."""
     where = f"{base.rstrip('/')}{path}"
-    parts = urlsplit(where)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Unreachable(f"{base!r} is not an http address of a node")
     try:
+        parts = urlsplit(where)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("not an http address")
         connection = _connect(parts.scheme, parts.hostname, parts.port, timeout_s)
         try:
             connection.request("GET", parts.path, headers={"Accept": "application/json"})

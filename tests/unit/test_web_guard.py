@@ -121,7 +121,7 @@ async def test_the_cookie_is_not_for_scripts_nor_other_sites(tmp_path: Path) -> 
 
 async def test_a_page_of_another_site_is_refused(tmp_path: Path) -> None:
     async with console(tmp_path) as web:
-        for origin in ("http://evil.example", "null", "http://127.0.0.1:9481"):
+        for origin in ("http://evil.example", "null", "http://127.0.0.1:9481", "", "http://[x", "127.0.0.1:9480"):
             answer = await web.put("/api/v1/tasks/x/stop", headers={"Origin": origin})
             assert answer.status_code == 403 and answer.json()["error"]["code"] == "forbidden"
         assert (await web.put("/api/v1/tasks/x/stop", headers={"Origin": "http://127.0.0.1:9480"})).status_code != 403
@@ -134,6 +134,8 @@ async def test_without_tokens_only_loopback_names_are_answered_and_changes_need_
             rebound = await web.get("/api/v1/tasks", headers={"Host": "evil.example:9480"})
             assert rebound.status_code == 421
             assert (await web.get("/", headers={"Host": "127.0.0.1.evil.example"})).status_code == 421
+            for odd in ("[x", "", "127.0.0.1:port", "127.0.0.1@evil.example", "[::1"):
+                assert (await web.get("/api/v1/tasks", headers={"Host": odd})).status_code in (200, 421), odd
             for host in ("localhost:9480", "127.0.0.1", "[::1]:9480"):
                 assert (await web.get("/api/v1/tasks", headers={"Host": host})).status_code == 200
             await web.ready()

@@ -39,7 +39,7 @@ export function chart(title, name, colour, write) {
   }
 
   function draw() {
-    if (!data[0].length) { put(box, none); tell(); return; }
+    if (data[0].length < 2) { put(box, none); tell(); return; }
     if (plot === null) {
       put(box);
       plot = new uPlot(options(), data, box);

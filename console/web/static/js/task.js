@@ -136,7 +136,7 @@ async function loadLetters(name, number, letters) {
   }
   try {
     const found = await get(path(name, "/dead-letters"));
-    put(letters, h("p", {}, plural(number, "command"), " of this worker were not taken by the target."),
+    put(letters, h("p", {}, `Refused by the target since this worker started: ${plural(number, "command")}.`),
       found.trouble.map((line) => h("p.hint", {}, line)),
       h("ul.log", { tabindex: "0", "aria-label": "Dead letters" }, found.dead_letters.map((one) => h("li", {}, h("time", { title: when(one.at) }, ago(one.at)),
         h("span", {}, h("code", {}, `${one.command} ${one.key ?? ""}`.trim()), " ", one.error), h("span.hint", {}, `db ${one.db}, offset ${count(one.offset)}`)))));
