@@ -86,7 +86,7 @@ def pair(redis_server: StartServer) -> tuple[Server, Server]:
     return redis_server(), redis_server()
 
 
-def fails(*arguments: str, timeout: float = 30) -> tuple[int, str]:
+def fails(*arguments: str, timeout: float = 200) -> tuple[int, str]:
     """Exit code and the one line on stderr of a run that must fail. Log lines may stand before it."""
     done = subprocess.run([*RUN, *arguments], capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT)
     assert "Traceback" not in done.stderr

@@ -173,8 +173,9 @@ def test_a_target_that_is_busy_for_long_is_waited_for(
         with Workload(source, rate=1000, commands=COUNTING) as load:
             for _ in range(4):
                 load.wait(200)
+                errors = link.status.errors
                 target.pause()
-                link.more("errors", 60)
+                link.until(lambda errors=errors: link.status.errors > errors, 60, "the time-out has passed")
                 target.resume()
         link.in_step(source)
         wait_equal(source, target, 10)
