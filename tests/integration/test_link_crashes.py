@@ -34,7 +34,7 @@ def phase(target: Server, task: str = "test") -> str:
     return (target.control.hget(f"redis-canal:checkpoint:{task}/0", "phase") or b"").decode()
 
 
-@pytest.mark.timeout(600 if SOAK else 120)
+@pytest.mark.timeout(900 if SOAK else 300)
 @pytest.mark.parametrize("writer", MODES)
 def test_every_write_once_across_kills_restarts_and_cuts(
     redis_server: StartServer, proxy: Callable[[Server], Proxy], tmp_path: Path, writer: str
