@@ -47,9 +47,9 @@ def _chromium() -> str:
     return found or _missing("no chromium: apt-get install chromium, or name one by REDIS_CANAL_CHROMIUM")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for all tests."""
+    """One Chromium for a file of tests; no longer, because Playwright's event loop is in the way of async tests."""
     path = _chromium()
     try:
         from playwright.sync_api import sync_playwright
