@@ -15,6 +15,7 @@ import base64
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 _NAME: Final = "fork.json"
 _READ_BYTES: Final = 1 << 20
 _MOST_KEYS: Final = 1_000_000
+_DISK_S: Final = 60.0
 
 
 class Unknowable(CanalError):
@@ -89,6 +91,7 @@ def written_beyond(journal: Journal, boundary: tuple[int, int], fork: int) -> tu
     ``boundary``: (offset, database) of a unit boundary at or before the fork. Raises Unknowable for commands that do
     not name their keys, JournalDamaged for a journal that cannot be read.
     """
+    _wait_for_disk(journal)
     db_at_fork = boundary[1]
     places: dict[Place, None] = {}
     for at, db, argv in _commands(journal, boundary):
@@ -107,6 +110,15 @@ def written_beyond(journal: Journal, boundary: tuple[int, int], fork: int) -> tu
         if len(places) > _MOST_KEYS:
             raise Unknowable(f"more than {_MOST_KEYS} keys were written after offset {fork}")
     return db_at_fork, list(places)
+
+
+def _wait_for_disk(journal: Journal) -> None:
+    """What was received last may still be on its way to the files that are read here; the disk may be slow."""
+    deadline = time.monotonic() + _DISK_S
+    while journal.durable_end < journal.end:
+        if time.monotonic() > deadline:
+            raise Unknowable(f"the journal was not written within {_DISK_S:g} s")
+        time.sleep(0.005)
 
 
 def _commands(journal: Journal, boundary: tuple[int, int]) -> Iterator[tuple[int, int, list[bytes]]]:
@@ -130,3 +142,5 @@ def _commands(journal: Journal, boundary: tuple[int, int]) -> Iterator[tuple[int
             rest = data[at:]
     finally:
         cursor.forget()
+    if offset + len(rest) < journal.end:
+        raise Unknowable(f"the journal could be read up to offset {offset + len(rest)} only, it ends at {journal.end}")
