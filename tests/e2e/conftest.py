@@ -64,7 +64,7 @@ def browser() -> Iterator[Browser]:
 class Console:
     """`redis-canal console` as a process, over the coordinator of a site."""
 
-    def __init__(self, site: Site, directory: Path) -> None:
+    def __init__(self, site: Site, directory: Path, *, tokens: bool = True) -> None:
         self.port = ReservedPort()
         self.url = f"http://127.0.0.1:{self.port.number}"
         self.log_file = directory / "console.log"
@@ -76,10 +76,14 @@ class Console:
             "datacenters:\n"
             f"  sh: {{coordination: {{{site.coordination}}}}}\n"
             f"  bj: {{coordination: {{{site.coordination}}}}}\n"
-            "tokens:\n"
-            f"  - {{name: ann, role: admin, sha256: '{digest(ADMIN)}'}}\n"
-            f"  - {{name: rob, role: read-only, sha256: '{digest(READER)}'}}\n"
         )
+        if tokens:
+            with config.open("a") as file:
+                file.write(
+                    "tokens:\n"
+                    f"  - {{name: ann, role: admin, sha256: '{digest(ADMIN)}'}}\n"
+                    f"  - {{name: rob, role: read-only, sha256: '{digest(READER)}'}}\n"
+                )
         self.config = config
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import StartServer
+from tests.e2e.conftest import Console, Window
 from tests.support.compare import wait_equal
 from tests.support.console import READER
 from tests.support.nodes import Site
@@ -17,7 +19,7 @@ from tests.support.process import wait_until
 from tests.support.workload import COUNTING, Workload
 
 if TYPE_CHECKING:
-    from tests.e2e.conftest import Console, Window
+    from playwright.sync_api import Browser
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 
@@ -190,3 +192,26 @@ def test_a_lost_console_is_said_and_found_again(window: Window, console: Console
     console.start()
     window.page.get_by_label("Token").wait_for(timeout=20_000)  # its sessions ended with it
     window.errors = [e for e in window.errors if "ERR_CONNECTION" not in e and "ERR_INCOMPLETE" not in e]
+
+
+def test_without_tokens_a_page_outlives_a_restart_of_the_console(site: Site, browser: Browser, tmp_path: Path) -> None:
+    site.node("a").start()
+    console = Console(site, tmp_path, tokens=False)
+    console.start()
+    window = Window(browser, console)
+    try:
+        page = window.page
+        page.goto("/#/nodes")
+        page.get_by_text("live", exact=True).wait_for()
+        assert console.process is not None
+        console.process.terminate()
+        console.process.wait(10)
+        page.get_by_text("connection lost, trying again").wait_for()
+        console.start()
+        page.get_by_text("live", exact=True).wait_for()
+        page.get_by_role("button", name="Drain").click()
+        page.get_by_role("dialog").get_by_role("button", name="Drain").click()
+        page.get_by_role("row", name="a sh").get_by_text("draining").wait_for()
+    finally:
+        window.context.close()
+        console.close()

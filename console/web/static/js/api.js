@@ -15,7 +15,7 @@ const listeners = new Set();
 /** Call when the session has ended. */
 export const onLogout = (listener) => listeners.add(listener);
 
-export async function request(method, path, body) {
+export async function request(method, path, body, again = true) {
   const headers = { Accept: "application/json" };
   if (method !== "GET") headers["X-CSRF-Token"] = session.csrf || "";
   if (body !== undefined) headers["Content-Type"] = "application/json";
@@ -28,6 +28,9 @@ export async function request(method, path, body) {
   const found = await answer.json().catch(() => null);
   if (answer.ok) return found;
   const error = new ApiError(answer.status, found);
+  if (error.code === "csrf" && again && session.open && (await resume())) {
+    return request(method, path, body, false); // the console was started anew: its old sessions are worth nothing
+  }
   if (answer.status === 401 && path !== "/session") for (const listener of listeners) listener();
   throw error;
 }
