@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 def bench(name: str, *arguments: str) -> dict[str, Any]:
     argv = [sys.executable, "-m", f"bench.{name}", "--json", *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=110, check=False, cwd=ROOT)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=280, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["environment"]["framing"] in ("plain", "compiled")

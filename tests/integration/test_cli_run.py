@@ -199,7 +199,7 @@ def test_the_live_display_on_a_terminal(pair: tuple[Server, Server], tmp_path: P
         assert process.wait(20) == 0
     finally:
         end(process)
-        reader.join(10)
+        reader.join(60)
         os.close(outer)
     text = seen.decode(errors="replace")
     assert "source → target" in text
@@ -261,7 +261,7 @@ class TestMistakes:
             url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
             code, line = fails("--source", url, "--target", redis_server().url, *self.state(tmp_path))
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join(10)
+            thread.join(60)
         assert code == 4
         assert "is it the right port?" in line
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.servers
 def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "console.cli.main", *arguments]
     return subprocess.run(
-        argv, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT, env={**os.environ, **environment}
+        argv, capture_output=True, text=True, timeout=200, check=False, cwd=ROOT, env={**os.environ, **environment}
     )
 
 

@@ -97,7 +97,7 @@ def test_a_write_whose_answer_was_lost_is_found_to_have_landed(zookeeper: Start)
         wait_for(lambda number=number: (r := other.store.get("x")) and r.version == number, "the write has landed")
         place.proxy(one).cut()
         place.proxy(one).flow()
-        writer.join(15)
+        writer.join(60)
         assert result == [number, 0]
     place.close()
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.servers]
 
 def cli(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "console.cli.main", "dead-letters", *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False, cwd=ROOT)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 

@@ -47,7 +47,7 @@ def environment(place: Path) -> dict[str, str]:
 
 def test_both_sides_end_equal_and_nothing_is_left(place: Path) -> None:
     done = subprocess.run(
-        [*DEMO, "--seconds", "3"], capture_output=True, text=True, timeout=100, check=False, cwd=ROOT,
+        [*DEMO, "--seconds", "3"], capture_output=True, text=True, timeout=250, check=False, cwd=ROOT,
         env={**os.environ, **environment(place)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -107,7 +107,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(place: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = subprocess.run(
-            [*DEMO, "--port", str(min(port, 65532)), "--seconds", "1"], capture_output=True, text=True, timeout=60,
+            [*DEMO, "--port", str(min(port, 65532)), "--seconds", "1"], capture_output=True, text=True, timeout=250,
             check=False, cwd=ROOT, env={**os.environ, **environment(place)},
         )  # fmt: skip
     assert done.returncode == 2

@@ -30,7 +30,7 @@ TARGET_RULES = (
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "console.cli.main", "doctor", *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False, cwd=ROOT)
 
 
 def source_rules(server: Server) -> list[str]:

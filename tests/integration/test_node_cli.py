@@ -33,7 +33,7 @@ def cli(tmp_path: Path, coordinator: Coordinator) -> Cli:
     def run(*arguments: str, state: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         where = () if "-c" in arguments else ("--state-dir", str(state))
         command = [sys.executable, "-m", "console.cli.main", *arguments, *where]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=200)
 
     return run
 

@@ -60,14 +60,14 @@ def alive(pid: int) -> bool:
 
 
 async def ended(child: Child) -> int:
-    return await asyncio.wait_for(asyncio.shield(child.ended), 20)
+    return await asyncio.wait_for(asyncio.shield(child.ended), 60)
 
 
 async def test_a_worker_tells_its_status_and_how_it_ended(workers: ForkServer, config: LinkConfig) -> None:
     child = await workers.spawn()
     child.writer.write(frames.encode(start_message(config, paused=False, fresh=True, log_level=20)))
     messages = []
-    while (message := await asyncio.wait_for(frames.read(child.reader), 20)) is not None:
+    while (message := await asyncio.wait_for(frames.read(child.reader), 60)) is not None:
         messages.append(message)
     statuses = [status_of(message) for message in messages if "status" in message]
     assert statuses and isinstance(statuses[-1], LinkStatus) and statuses[-1].state == "failed"

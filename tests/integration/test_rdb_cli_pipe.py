@@ -26,10 +26,10 @@ def test_a_file_as_commands(redis_server: StartServer, tmp_path: Path, version: 
 
     name = to if to.startswith("valkey") else f"redis-{to}"
     command = [sys.executable, "-m", "console.cli.main", "rdb", str(path), "--to-commands", "--for", name]
-    written = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=True)
+    written = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=200, check=True)
     assert written.stderr == b""
     piped = subprocess.run(
-        ["redis-cli", "-s", str(target.unix_socket), "--pipe"], input=written.stdout, capture_output=True, timeout=60
+        ["redis-cli", "-s", str(target.unix_socket), "--pipe"], input=written.stdout, capture_output=True, timeout=200
     )
 
     assert piped.returncode == 0, piped.stdout

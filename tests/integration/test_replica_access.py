@@ -33,7 +33,7 @@ async def refused(endpoint: Endpoint) -> CanalError:
     """How a first contact there ends."""
     replica = Replica(endpoint, RecordingSink(), fail_fast=True, timing=Timing(connect_s=2.0))
     with pytest.raises(CanalError) as found:
-        await asyncio.wait_for(replica.run(), 10)
+        await asyncio.wait_for(replica.run(), 60)
     assert "\n" not in str(found.value) and str(found.value).startswith(endpoint.label)
     return found.value
 

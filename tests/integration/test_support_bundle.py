@@ -24,7 +24,7 @@ SECRETS = ("f1le-Secr3t", "env-Secr3t-xyz", "url-Secr3t", "l0g-Secr3t", "key-Sec
 def bundle(*arguments: str, output: Path, **environ: str) -> dict[str, bytes]:
     argv = [sys.executable, "-m", "console.cli.main", "support-bundle", *arguments, "-o", str(output)]
     done = subprocess.run(
-        argv, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT, env={**os.environ, **environ}
+        argv, capture_output=True, text=True, timeout=200, check=False, cwd=ROOT, env={**os.environ, **environ}
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(output)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
+from tests.support import compare
 from tests.support.compare import assert_equal, differences, wait_equal
 from tests.support.process import wait_until
 from tests.support.servers import Server
@@ -210,7 +211,8 @@ def test_limit_and_tolerance(pair: Callable[..., Pair]) -> None:
         assert_equal(a, b)
 
 
-def test_wait_equal_waits_and_then_tells(pair: Callable[..., Pair]) -> None:
+def test_wait_equal_waits_and_then_tells(pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "PATIENCE_S", 0.0)
     a, b = pair()
     a.control.set("k", 1)
     with pytest.raises(AssertionError, match=r"not equal within 0.2 s\n.*\n.*'k': only in a"):

@@ -217,7 +217,7 @@ async def test_a_side_that_goes_away_meanwhile(pair: tuple[Server, Server]) -> N
             second.kill()
 
     with pytest.raises(Unreachable, match="lost"):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             await look(first, second, Options(rounds=1, page=10), leave)
 
 

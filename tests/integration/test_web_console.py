@@ -65,7 +65,7 @@ def start(config: Path, port: int) -> subprocess.Popen[bytes]:
 
 
 def refused(*arguments: str | Path) -> str:
-    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, timeout=200)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     return done.stderr
 
@@ -86,7 +86,7 @@ def test_what_it_refuses_to_start_with(tmp_path: Path, port: int) -> None:
 
 
 def test_a_new_token_fits_its_digest() -> None:
-    done = subprocess.run([*COMMAND, "token"], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
+    done = subprocess.run([*COMMAND, "token"], capture_output=True, text=True, cwd=ROOT, timeout=200, check=True)
     token = done.stdout.strip()
     assert len(token) >= 32 and hashlib.sha256(token.encode()).hexdigest() in done.stderr
 

@@ -72,7 +72,7 @@ class Run:
         for _ in range(count):
             if self.got == len(self.stream):
                 return
-            chunk = await asyncio.wait_for(self.reader.read(), 10)
+            chunk = await asyncio.wait_for(self.reader.read(), 60)
             self.receive(chunk.offset, chunk.data)
 
     async def nowait(self, count: int) -> None:

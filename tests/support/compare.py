@@ -26,6 +26,7 @@ from typing import Any
 import hiredis
 
 from tests.support.content import read_contents, unlike
+from tests.support.process import PATIENCE_S
 from tests.support.wire import Command, Target, Wire
 
 RESERVED = b"redis-canal:"
@@ -42,7 +43,8 @@ def assert_equal(a: Target, b: Target, *, ttl_tolerance_ms: int = 1) -> None:
 
 
 def wait_equal(a: Target, b: Target, timeout: float = 30.0, *, ttl_tolerance_ms: int = 1, every: float = 0.05) -> None:
-    """Compare until equal; AssertionError with the differences after `timeout` seconds."""
+    """Compare until equal; AssertionError with the differences after `timeout` seconds, but at least a minute."""
+    timeout = max(timeout, PATIENCE_S)
     deadline = time.monotonic() + timeout
     while differences(a, b, ttl_tolerance_ms=ttl_tolerance_ms, limit=1):
         if time.monotonic() > deadline:

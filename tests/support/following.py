@@ -58,7 +58,7 @@ async def follow(source: Server | str, **options: Any) -> AsyncIterator[Followin
     finally:
         made.replica.stop()
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(made.running, 5)
+            await asyncio.wait_for(made.running, 60)
 
 
 def rdb_is_whole(rdb: bytes | bytearray) -> bool:

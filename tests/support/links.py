@@ -28,7 +28,7 @@ from canal.errors import CanalError
 from sync.config import JournalOptions, LinkConfig, SnapshotOptions
 from sync.link import Link as ProductLink
 from sync.status import LinkStatus
-from tests.support.process import ROOT, end, spawn, wait_until
+from tests.support.process import PATIENCE_S, ROOT, end, spawn, wait_until
 from tests.support.servers import Server
 
 MODES = ("gated", "guarded")
@@ -114,7 +114,7 @@ class Link:
             raise self.error
 
     def join(self, timeout: float = 30.0) -> None:
-        self._thread.join(timeout)
+        self._thread.join(max(timeout, PATIENCE_S))
         assert not self.running, f"the link has not ended within {timeout:g} s: {self.status}"
 
     def failed(self, timeout: float = 30.0) -> CanalError:
@@ -199,7 +199,7 @@ class LinkProcess:
         assert self.running, f"run ended by itself with {self.process.returncode}:\n{self.log[-3000:]}"
         end(self.process)
 
-    def terminate(self, timeout: float = 30.0) -> int:
+    def terminate(self, timeout: float = 120.0) -> int:
         """SIGTERM; its exit code."""
         self.process.terminate()
         return self.process.wait(timeout)

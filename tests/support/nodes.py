@@ -107,7 +107,7 @@ class NodeProcess:
         for pid in self.family() if everyone else self.family()[:1]:
             os.kill(pid, number)
 
-    def stop(self, timeout: float = 30.0) -> int:
+    def stop(self, timeout: float = 120.0) -> int:
         """SIGTERM; the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
@@ -139,7 +139,7 @@ class Site:
         self.nodes.append(node)
         return node
 
-    def cli(self, *arguments: str, check: bool = True, timeout: float = 90.0) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, check: bool = True, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
         """Run a command with the first node's configuration."""
         environ = {**os.environ, "REDIS_CANAL_CONFIG": str(self.nodes[0].config)}
         command = [sys.executable, "-m", "console.cli.main", *arguments]

@@ -163,11 +163,11 @@ class Held:
     def data(self) -> bytes:
         return b"".join(self._parts)
 
-    def wait(self, timeout: float = 10.0) -> None:
+    def wait(self, timeout: float = 60.0) -> None:
         if not self._seen.wait(timeout):
             raise AssertionError(f"not within {timeout:g} s: a connection sends {self.pattern!r}")
 
-    async def wait_async(self, timeout: float = 10.0) -> None:
+    async def wait_async(self, timeout: float = 60.0) -> None:
         await asyncio.to_thread(self.wait, timeout)
 
     def cut_client(self, how: How = "rst") -> None:

@@ -205,7 +205,7 @@ class Server:
             )
         wait_until(self._answers, START_TIMEOUT_S, f"{self.version} on port {self.port} answers PING")
 
-    def restart(self, *, graceful: bool = True, timeout: float = 30.0, **settings: object) -> None:
+    def restart(self, *, graceful: bool = True, timeout: float = 120.0, **settings: object) -> None:
         """Stop it if it runs (SHUTDOWN, or kill -9) and start it again with the same port, data and settings.
 
         `settings` are changed before the start and kept. Data survives only when the settings say so (`appendonly`,
@@ -218,7 +218,7 @@ class Server:
         self._set(settings)
         self.run()
 
-    def stop(self, timeout: float = 30.0) -> None:
+    def stop(self, timeout: float = 120.0) -> None:
         """SIGTERM and wait: saves when so configured, and waits for its replicas up to shutdown-timeout (7.0 on)."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

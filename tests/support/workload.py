@@ -149,7 +149,7 @@ class Workload:
         try:
             while not self._stopping.is_set():
                 try:
-                    with Wire(self.server, timeout=20) as wire:
+                    with Wire(self.server, timeout=60) as wire:
                         self._write_over(wire, number, chance)
                 except OSError:
                     time.sleep(0.05)  # it is down, or we were cut off: connect again

@@ -141,7 +141,7 @@ async def test_follower_shows_the_status_as_it_moves(status: LinkStatus, caplog:
                 shown.set()
 
     task = asyncio.create_task(Follower(Watched(), status).run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await shown.wait()
     task.cancel()
     assert "start -> snapshot" in caplog.records[0].getMessage()

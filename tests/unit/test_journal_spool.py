@@ -225,7 +225,7 @@ async def test_no_room_while_it_comes(tmp_path: Path) -> None:
     assert spool.begin(HERE, None) is None
     reader = spool.reader()
     spool.write(b"x")
-    assert "no space left on the file system" in await asyncio.wait_for(reasons.get(), 5)
+    assert "no space left on the file system" in await asyncio.wait_for(reasons.get(), 60)
     with pytest.raises(SpoolAborted, match="could not be kept: no space left"):
         await reader.read()
     spool.close()
@@ -245,6 +245,6 @@ async def test_pressure_is_told_and_taken_back(tmp_path: Path) -> None:
     spool.open()
     spool.begin(HERE, None)
     spool.write(bytes(100_001))
-    assert await asyncio.wait_for(told.get(), 5)
-    assert not await asyncio.wait_for(told.get(), 5)
+    assert await asyncio.wait_for(told.get(), 60)
+    assert not await asyncio.wait_for(told.get(), 60)
     spool.close()

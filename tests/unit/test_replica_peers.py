@@ -115,7 +115,7 @@ async def following(
     finally:
         replica.stop()
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(task, 2)
+            await asyncio.wait_for(task, 20)
         assert task.done()
 
 
@@ -124,7 +124,7 @@ async def raised(peer: Peer, sink: RecordingSink | None = None, timing: Timing =
     async with peer.listening():
         replica = Replica(peer.endpoint, sink or RecordingSink(), fail_fast=True, timing=timing)
         with pytest.raises(Exception) as found:
-            await asyncio.wait_for(replica.run(), 5)
+            await asyncio.wait_for(replica.run(), 60)
     return found.value
 
 
@@ -396,7 +396,7 @@ async def test_a_sink_that_fails_ends_the_replica(event: str, fault: Exception) 
     peer = Peer(answering(EMPTY + b"x", then_close=True), answering(b"+CONTINUE\r\n"))
     async with peer.listening(), following(peer, sink) as (_, task):
         with pytest.raises(type(fault), match=str(fault)):
-            await asyncio.wait_for(task, 2)
+            await asyncio.wait_for(task, 20)
 
 
 async def test_a_sink_that_blames_the_peer_makes_it_come_back() -> None:

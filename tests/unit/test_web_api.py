@@ -159,13 +159,13 @@ async def test_events_begin_with_everything_and_go_on_with_changes(tmp_path: Pat
         first = await anext(watching)
         assert first.startswith("event: all\n") and '"tasks":[]' in first
         await web.post("/api/v1/tasks", json={"spec": SPEC})
-        second = await asyncio.wait_for(anext(watching), 5)
+        second = await asyncio.wait_for(anext(watching), 60)
         assert second.startswith("event: changes\n")
         data = json.loads(second.partition("data: ")[2])
         [task] = data["tasks"]
         there.tasks.delete("sh-bj")
         while True:
-            data = json.loads((await asyncio.wait_for(anext(watching), 5)).partition("data: ")[2])
+            data = json.loads((await asyncio.wait_for(anext(watching), 60)).partition("data: ")[2])
             if "removed_tasks" in data:
                 break
         assert data["removed_tasks"] == [task["uid"]]
