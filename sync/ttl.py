@@ -14,7 +14,6 @@ While a link is late and keys with a TTL are in use, this guard looks ahead of e
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -230,8 +229,12 @@ class TtlGuard:
     async def _both(self) -> list[Connection]:
         if not self._sides or any(side.closed is not None for side in self._sides):
             self.close()
-            source = connect(self._source, 5.0, who="source")
-            self._sides = list(await asyncio.gather(source, connect(self._target, 20.0)))
+            source = await connect(self._source, 5.0, who="source")
+            try:
+                self._sides = [source, await connect(self._target, 20.0)]
+            except BaseException:
+                source.close()
+                raise
         return self._sides
 
     def close(self) -> None:

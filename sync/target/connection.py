@@ -161,7 +161,7 @@ async def connect(endpoint: Endpoint, timeout: float = 10.0, who: str = "target"
             user = [endpoint.username.encode()] if endpoint.username else []
             await protocol.call(b"AUTH", *user, endpoint.password.encode(), timeout=timeout)
         await protocol.call(b"PING", timeout=timeout)
-    except CanalError:
-        transport.close()
+    except BaseException:  # cancelled, too
+        transport.abort()
         raise
     return protocol
