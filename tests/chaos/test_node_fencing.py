@@ -1,7 +1,7 @@
 """A node that was stopped and wakes up writes nothing: SIGSTOP, lease lost, takeover, SIGCONT, many times.
 
-MONITOR at the target shows every command with the connection that sent it. From the moment at which the new owner's
-first transaction is seen, no other connection may send one.
+MONITOR at the target shows every command with the connection that sent it, and the epoch after which each connection
+named itself. From the new owner's first write on, no connection of another epoch may send one.
 
 REDIS_CANAL_FENCING_ROUNDS=100 for the long run; each round takes about four seconds.
 """
@@ -35,7 +35,8 @@ pytestmark = [
 ]
 LINE = re.compile(rb'\+[\d.]+ \[\d+ ([^\]]+)\] "([^"]*)"')
 NAMED = re.compile(rb'\+[\d.]+ \[\d+ ([^\]]+)\] "CLIENT" "SETNAME" "redis-canal:sh-bj/0:(\d+):', re.IGNORECASE)
-WRITES = {b"EXEC", b"EVALSHA", b"EVAL", b"HSET", b"INCR", b"APPEND", b"LPUSH", b"XADD"}
+ASKED = re.compile(rb'\+[\d.]+ \[\d+ ([^\]]+)\] "HGET" "redis-canal:checkpoint:sh-bj/0" "epoch"')
+WRITES = {b"EVALSHA", b"EVAL", b"HSET", b"INCR", b"APPEND", b"LPUSH", b"XADD"}
 
 
 class Monitor:
@@ -44,6 +45,7 @@ class Monitor:
     def __init__(self, server: Server) -> None:
         self.writes: list[bytes] = []
         self.epochs: dict[bytes, int] = {}
+        self.asked: set[bytes] = set()  # who looked at the epoch, as every connection does before it writes
         self._socket = socket.create_connection(server.address)
         self._socket.sendall(b"MONITOR\r\n")
         self._thread = threading.Thread(target=self._follow)
@@ -56,6 +58,8 @@ class Monitor:
             for line in lines:
                 if named := NAMED.match(line):
                     self.epochs[named[1]] = int(named[2])
+                if asked := ASKED.match(line):
+                    self.asked.add(asked[1])
                 match = LINE.match(line)
                 if match and match[1] != b"lua" and match[2].upper() in WRITES:
                     self.writes.append(match[1])
@@ -65,6 +69,15 @@ class Monitor:
             return self._socket.recv(65536)
         except OSError:
             return b""
+
+    def owners(self, epoch: int) -> set[bytes]:
+        """The connections that named themselves after ``epoch`` since monitoring began."""
+        return {address for address, named in list(self.epochs.items()) if named == epoch}
+
+    def writes_of(self, epoch: int) -> list[bytes]:
+        """The writes that these have sent, by address."""
+        owners = self.owners(epoch)
+        return [address for address in list(self.writes) if address in owners]
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
@@ -77,12 +90,6 @@ def site(tmp_path: Path, zookeeper: Callable[[], ZooKeeper]) -> Iterator[Site]:
     made = Site(tmp_path, f'zookeeper: {{hosts: "{zookeeper().hosts}"}}')
     yield made
     made.close()
-
-
-def owner_of(target: Server) -> set[bytes]:
-    """Addresses of the connections that carry the shard's name."""
-    clients = target.control.client_list()
-    return {str(one["addr"]).encode() for one in clients if "sh-bj" in str(one["name"])}
 
 
 def epoch_at(target: Server) -> int:
@@ -113,22 +120,22 @@ def _round(number: int, nodes: list[NodeProcess], target: Server) -> bool:
     )
     new = nodes[1 - nodes.index(old)]
     epoch = epoch_at(target)
-    old.signal(signal.SIGSTOP, everyone=True)
+    monitor = Monitor(target)
     try:
-        wait_until(lambda: epoch_at(target) > epoch, 30, f"round {number}: the other takes over")
-        owners = wait_until(lambda: owner_of(target), 10, "its connections")
-        monitor = Monitor(target)
-        wait_until(lambda: len(monitor.writes) > 5, 10, f"round {number}: the new owner applies")
+        old.signal(signal.SIGSTOP, everyone=True)
+        try:
+            wait_until(lambda: monitor.owners(epoch + 1), 30, f"round {number}: the other takes over")
+            wait_until(lambda: len(monitor.writes_of(epoch + 1)) > 5, 30, f"round {number}: the new owner applies")
+        finally:
+            old.signal(signal.SIGCONT, everyone=True)
+        before = len(monitor.writes_of(epoch + 1))
+        wait_until(lambda: old.shards() == [] and old.get("/readiness") == "ready\n", 30, "the old owner has given up")
+        wait_until(lambda: len(monitor.writes_of(epoch + 1)) > before + 5, 30, f"round {number}: the new owner goes on")
     finally:
-        old.signal(signal.SIGCONT, everyone=True)
-    before = len(monitor.writes)
-    wait_until(lambda: old.shards() == [] and old.get("/readiness") == "ready\n", 30, "the old owner has given up")
-    wait_until(lambda: len(monitor.writes) > before + 5, 10, f"round {number}: the new owner goes on")
-    monitor.close()
+        monitor.close()
     assert new.shards() == ["sh-bj"]
     assert epoch_at(target) == epoch + 1
-    # the old owner's last try to fence may cut the new owner's connection, which then comes back under its epoch
-    owners |= {address for address, named in monitor.epochs.items() if named == epoch + 1}
-    strangers = set(monitor.writes) - owners
-    assert not strangers, f"round {number}: writes by {strangers}, the owner is {owners}"
-    return epoch in monitor.epochs.values()
+    after = monitor.writes[monitor.writes.index(monitor.writes_of(epoch + 1)[0]) :]
+    strangers = {address: monitor.epochs.get(address) for address in set(after) - monitor.owners(epoch + 1)}
+    assert not strangers, f"round {number}: writes by {strangers}, the owner has epoch {epoch + 1}"
+    return bool(monitor.asked - monitor.owners(epoch + 1))
