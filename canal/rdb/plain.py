@@ -24,6 +24,9 @@ STRINGS: Final = 3  # count, strings
 PAIRS: Final = 4  # count, two strings each
 SCORED: Final = 5  # count, string and eight bytes each
 NODES: Final = 6  # count, length and string each
+STREAM: Final = 7  # the streams of Redis 5.0, and after it those of 7.0 and 7.2
+STREAM_2: Final = 8
+STREAM_3: Final = 9
 SHAPES: Final[dict[int, int]] = {
     0: SET,
     1: STRINGS,
@@ -33,6 +36,9 @@ SHAPES: Final[dict[int, int]] = {
     14: STRINGS,
     18: NODES,
     **dict.fromkeys((9, 10, 11, 12, 13, 16, 17, 20), PACKED),
+    15: STREAM,
+    19: STREAM_2,
+    21: STREAM_3,
 }
 """How the value types look that runs can hold (Redis src/rdb.c, rdbSaveObject); other types are left alone."""
 
@@ -116,6 +122,8 @@ def skip_value(buf: bytes, at: i64, end: i64, shape: i64) -> i64:
     """The index after a value of this shape; -1 where that is not here or cannot be told."""
     if shape <= PACKED:
         return skip(buf, at, end)
+    if shape >= STREAM:
+        return skip_stream(buf, at, end, shape)
     left = length(buf, at, end)
     at = skip_length(buf, at, end)
     if at < 0 or left < 0:
@@ -138,6 +146,62 @@ def skip_value(buf: bytes, at: i64, end: i64, shape: i64) -> i64:
             return -1
         left -= 1
     return at
+
+
+def skip_lengths(buf: bytes, at: i64, end: i64, count: i64) -> i64:
+    """The index after so many lengths of any form; -1 where they are not all here."""
+    while count > 0 and at >= 0:
+        at = at + 9 if at < end and buf[at] == 0x81 else skip_length(buf, at, end)
+        count -= 1
+    return at if at <= end else -1
+
+
+def skip_stream(buf: bytes, at: i64, end: i64, shape: i64) -> i64:
+    """The index after a stream: nodes, counters, groups with pending entries and consumers (see canal.rdb.types)."""
+    left = length(buf, at, end)
+    at = skip_length(buf, at, end)
+    while left > 0 and at >= 0:
+        at = skip(buf, at, end)
+        at = skip(buf, at, end) if at >= 0 else -1
+        left -= 1
+    if left < 0 or at < 0:
+        return -1
+    at = skip_lengths(buf, at, end, 3 if shape == STREAM else 8)
+    groups = length(buf, at, end) if at >= 0 else -1
+    at = skip_length(buf, at, end) if at >= 0 else -1
+    while groups > 0 and at >= 0:
+        at = skip_group(buf, at, end, shape)
+        groups -= 1
+    return at if groups == 0 else -1
+
+
+def skip_group(buf: bytes, at: i64, end: i64, shape: i64) -> i64:
+    """The index after a consumer group; -1 as `skip_value` says."""
+    at = skip(buf, at, end)
+    at = skip_lengths(buf, at, end, 2 if shape == STREAM else 3) if at >= 0 else -1
+    if at < 0:
+        return -1
+    pending = length(buf, at, end)
+    at = skip_length(buf, at, end)
+    while pending > 0 and at >= 0:
+        at = skip_lengths(buf, at + 24, end, 1)
+        pending -= 1
+    if pending < 0 or at < 0:
+        return -1
+    consumers = length(buf, at, end)
+    at = skip_length(buf, at, end)
+    while consumers > 0 and at >= 0:
+        at = skip(buf, at, end)
+        if at < 0:
+            return -1
+        at += 16 if shape == STREAM_3 else 8
+        pending = length(buf, at, end)
+        at = skip_length(buf, at, end)
+        if pending < 0 or at < 0:
+            return -1
+        at += 16 * pending
+        consumers -= 1
+    return at if consumers == 0 else -1
 
 
 def little_endian(buf: bytes, at: i64, size: i64) -> i64:

@@ -121,6 +121,18 @@ def test_golden_dumps_say_the_same_with_and_without_runs(path: Any, piece: int) 
     check(path.read_bytes(), piece)
 
 
+def stream(kind: int, groups: int) -> bytes:
+    """A stream as its type has it, with lengths of every form; what its nodes hold is of no matter here."""
+    identity = length(1_700_000_000_000) + length(5)
+    nodes = length(2) + (string(b"\0" * 16) + string(b"node" * 30)) * 2
+    counters = length(70_000) + identity + (b"" if kind == 15 else identity * 2 + length(100))
+    pending = length(3) + (b"p" * 16 + b"t" * 8 + length(300)) * 3
+    consumer = string(b"somebody") + b"s" * 8 + (b"a" * 8 if kind == 21 else b"") + length(2) + b"p" * 32
+    read = b"" if kind == 15 else length((1 << 64) - 1)
+    group = string(b"group") + identity + read + pending + length(2) + consumer * 2
+    return nodes + counters + length(groups) + group * groups
+
+
 def ordinary() -> bytes:
     """Every form of length, string, attribute and value that a run can hold."""
     text = b"some text " * 3
@@ -148,6 +160,7 @@ def ordinary() -> bytes:
         key(5, b"zset", length(2) + string(b"m") + struct.pack("<d", 1.5) + string(b"n") + struct.pack("<d", -0.0))
     ]
     records += [key(18, b"quick", length(2) + length(2) + string(text) + length(1) + string(b"x" * 70))]
+    records += [key(kind, b"stream%d" % kind, stream(kind, groups)) for kind in (15, 19, 21) for groups in (0, 2)]
     timed = [b"\xfc" + little(FAR, 8), b"\xfd" + little(FAR // 1000, 4), b"\xf8" + length(77), b"\xf9\x05"]
     timed += [b"\xfc" + little(1, 8), b"\xfc" + little(FAR, 8) + b"\xf8" + length(20_000), b"\xfc" + little(0, 8)]
     records += [lead + key(kind, b"t%d" % kind + lead, string(text)) for lead in timed for kind in (0, 16)]
