@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.conftest import StartServer
 from tests.support.compare import assert_equal, differences, wait_equal
 from tests.support.links import MODES, Link
 from tests.support.process import wait_until
+from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.wire import Command, Wire
 
@@ -194,8 +196,11 @@ def test_stop_applies_all_that_was_received_and_commits(redis_server: StartServe
     wait_equal(source, target, 1)
 
 
-def test_stop_does_not_wait_for_a_source_that_never_pauses(redis_server: StartServer, tmp_path: Path) -> None:
-    source, target = redis_server(), redis_server()
+def test_stop_does_not_wait_for_a_source_that_never_pauses(
+    redis_server: StartServer, proxy: Callable[[Server], Proxy], tmp_path: Path
+) -> None:
+    source, target = redis_server(repl_backlog_size="64mb"), redis_server()
+    far = proxy(target)
     over = threading.Event()
 
     def write() -> None:
@@ -204,8 +209,9 @@ def test_stop_does_not_wait_for_a_source_that_never_pauses(redis_server: StartSe
                 wire.call([("INCR", "counter")] * 20)
 
     writer = threading.Thread(target=write)
-    with Link(source, target, tmp_path) as link:
+    with Link(source, far, tmp_path) as link:
         link.streaming()
+        far.delay(0.05)  # so that there is always something on its way
         writer.start()
         link.more("commands_applied")
         started = time.monotonic()

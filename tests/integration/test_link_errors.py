@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,9 @@ def test_failures_of_batches_that_were_on_their_way_are_written_down_too(
         link.streaming()
         target.client().set("victim", "not a list")
         far.delay(0.1)
-        with Wire(source) as wire:
-            wire.call([("LPUSH", "victim", n) for n in range(5)])
+        for number in range(5):
+            source.client().lpush("victim", number)
+            time.sleep(0.02)  # so that their replies come one by one
         error = link.failed()
         assert "LPUSH" in str(error)
         applied = int(target.control.hget("redis-canal:checkpoint:test/0", "pos").partition(b":")[2])
