@@ -83,13 +83,13 @@ def test_nothing_is_lost_while_the_target_refuses(
     source, target = redis_server(version), redis_server(version)
     with Link(source, target, tmp_path, writer=writer) as link:
         link.streaming()
-        with Workload(source, writers=3, rate=3000, pipeline=20) as load:
+        with Workload(source, writers=3, rate=1500, pipeline=10) as load:
             for _ in range(ROUNDS):
                 load.wait(300)
                 errors = link.status.errors
                 with way(target):  # type: ignore[attr-defined]
                     link.until(lambda errors=errors: link.status.errors > errors, what="the link has been refused")
-                    load.wait(1000)
+                    load.wait(500)
                 link.more("applied_offset", what="the link goes on")
         link.in_step(source)
         wait_equal(source, target, 10, ttl_tolerance_ms=5000 if version == "6.2" else 1)
