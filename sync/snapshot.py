@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Final
 
 import hiredis
@@ -82,6 +83,7 @@ class SnapshotRun:
             position.offset, progress, commands, config.batch_bytes, first=contact.first, again=contact.again
         )
         self._passed_over = False  # parts of a big value that was applied before
+        self._start: KeyStart | None = None  # of the value in parts that is under way
 
     async def run(self) -> None:
         """Apply, sweep, and end the phase with a tag at the snapshot's position. Returns early when capture began anew.
@@ -172,7 +174,7 @@ class SnapshotRun:
                 await self._submit(batch)
             return
         try:
-            for step in map(self._hooked, self._steps(event)):
+            for step in chain.from_iterable(map(self._hooked, self._steps(event))):
                 if step.db >= self.session.databases:
                     raise NotLoadable(f"database {step.db}: the target has only {self.session.databases}")
                 batch = self._builder.add(step)
@@ -181,18 +183,20 @@ class SnapshotRun:
         except NotLoadable as error:
             self._impossible(event, error)
 
-    def _hooked(self, step: Step) -> Step:
-        """The commands as the user's hook wants them; of one database, as a step is."""
-        if self._transform.identity or step.noscript:
-            return step
+    def _hooked(self, step: Step) -> list[Step]:
+        """The commands as the user's hook wants them: a step for each database that they are for, in their order."""
+        if self._transform.identity:
+            return [step]
         result = self._transform.hooked([(step.db, argv) for argv in step.commands])
         if isinstance(result, Impossible):
             raise NotLoadable(result.reason)
         if isinstance(result, Dropped):
             self.session.status.filtered(result.reason)
-            return replace(step, commands=[])
-        db = result[0][0]
-        return replace(step, db=db, commands=[argv for at, argv in result if at == db])
+            return [replace(step, commands=[])]
+        parts = [(db, [argv for _, argv in some]) for db, some in groupby(result, key=lambda placed: placed[0])]
+        steps = [replace(step, db=db, commands=commands, end=0) for db, commands in parts]
+        steps[-1] = replace(steps[-1], end=step.end)
+        return steps
 
     def _steps(self, event: Event) -> Iterable[Step]:
         """What one event of the RDB means for the target."""
@@ -236,20 +240,24 @@ class SnapshotRun:
             if not left_out:
                 self._note(event)
             if not isinstance(placed, Dropped):
-                event = replace(event, db=placed[0], key=placed[1])
+                event = self._start = replace(event, db=placed[0], key=placed[1])
         if not self._passed_over:
             yield from self._restorer.big(event)
 
     def _impossible(self, event: Event, error: NotLoadable) -> None:
-        """A value that the target cannot hold: a dead letter, and by policy the end."""
-        assert isinstance(event, Key | KeyStart)
+        """A value that the target cannot hold, or the hook not take: a dead letter, and by policy the end."""
         session = self.session
         if isinstance(event, Key):
+            at, db, key, expire_ms = event.offset, event.db, event.key, event.expire_ms
             payload = dump_payload(event.type, event.value, 0, event.meta)
-        else:
+        elif isinstance(event, Function):
+            at, db, key, expire_ms, payload = 0, 0, b"(function library)", None, event.code
+        else:  # of a value in parts, of which nothing more is made
+            assert self._start is not None
+            at, db, key, expire_ms = self._start.offset, self._start.db, self._start.key, self._start.expire_ms
             payload, self._passed_over = b"", True
-        argv = [b"RESTORE", event.key, b"%d" % (event.expire_ms or 0), payload, b"REPLACE", b"ABSTTL"]
-        problem: CanalError = session.give_up(event.offset, event.db, argv, str(error))
+        argv = [b"RESTORE", key, b"%d" % (expire_ms or 0), payload, b"REPLACE", b"ABSTTL"]
+        problem: CanalError = session.give_up(at, db, argv, str(error))
         if session.config.on_error == "stop":
             raise problem
 

@@ -61,7 +61,7 @@ def test_a_hook_by_flag(redis_server: StartServer, tmp_path: Path, monkeypatch: 
     (tmp_path / "loud.py").write_text(
         "def shout(db, argv):\n"
         "    if argv[0].upper() == b'SET':\n"
-        "        return [(db, [*argv[:2], argv[2].upper(), *argv[3:]])]\n"
+        "        return [(db, [*argv[:2], argv[2].upper(), *argv[3:]]), (7, [b'INCR', b'sets'])]\n"
         "    return [(db, argv)]\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -71,3 +71,28 @@ def test_a_hook_by_flag(redis_server: StartServer, tmp_path: Path, monkeypatch: 
         source.client().set("after", "quiet")
         wait_until(lambda: target.client().get("after") is not None, 20)
         assert (target.client().get("before"), target.client().get("after")) == (b"QUIET", b"QUIET")
+        assert target.client(db=7).get("sets") == b"2"
+
+
+def test_a_hook_that_fails_on_a_part_of_a_long_value(
+    redis_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One dead letter for the value, which is not made in part; everything else arrives."""
+    source, target = redis_server(), redis_server()
+    (tmp_path / "picky.py").write_text(
+        "def check(db, argv):\n"
+        "    if b'element 15000' in argv:\n"
+        "        raise ValueError('not this one')\n"
+        "    return [(db, argv)]\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    source.client().rpush("long", *(f"element {number}" for number in range(20_000)))
+    source.client().rpush("other", *(f"item {number}" for number in range(20_000)))
+    source.client().set("k", "v")
+    arguments = ("--hook", "picky:check", "--on-error", "continue", "--big-key-bytes", "50k", "--http", "127.0.0.1:0")
+    with LinkProcess(source, target, tmp_path, *arguments) as link:
+        wait_until(lambda: "-> streaming" in link.log, 30)
+        assert status(link)["dead_letters"] == 1
+        assert content(target) == {b"other", b"k"}
+        assert "not this one" in (tmp_path / "state/test/dead-letters.jsonl").read_text()
+        assert not target.client().exists("redis-canal:tmp:test/0")
