@@ -113,6 +113,9 @@ async def replication_info(source: Endpoint) -> tuple[int, str, int] | None:
         async with asyncio.timeout(5), control(source) as client:
             raw = await client.execute_command(b"INFO", b"replication")  # type: ignore[no-untyped-call]
     except Exception:  # whatever it is, following the source says it better
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # redis-py makes another error of a cancelled connection attempt
+            raise asyncio.CancelledError from None
         return None
     fields = parse_info(raw)
     try:

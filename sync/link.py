@@ -156,9 +156,7 @@ class Link:
                     await asyncio.wait({replaying, ticking}, timeout=1.0, return_when="FIRST_COMPLETED")
             replaying.result()
         finally:
-            for task in (replaying, following, ticking, looking):
-                task.cancel()
-            await asyncio.gather(replaying, following, ticking, looking, return_exceptions=True)
+            await _end(replaying, following, ticking, looking)
 
     async def _follow(self, capture: Capture) -> None:
         await capture.begun.wait()
@@ -200,3 +198,13 @@ class Link:
         status.full_resync_reasons[reason] = status.full_resync_reasons.get(reason, 0) + 1
         self.state.full_resyncs += 1
         self.state.save(self.config.state_dir)
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    """Cancel them until they have ended: redis-py swallows a cancellation that meets its connection attempt."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=2.0)
+    await asyncio.gather(*tasks, return_exceptions=True)
