@@ -21,7 +21,7 @@ from typing import Final
 
 import hiredis
 
-from canal.commands import needed_keys
+from canal.commands import needed_keys, written_in
 from canal.endpoint import Endpoint
 from canal.errors import CanalError
 from sync.refetch import Place, Refetch
@@ -173,6 +173,10 @@ class TtlGuard:
                     self._held[at] = (true, held)
                     self.held_off += 1
                     out.append((at[0], [b"PEXPIREAT", at[1], b"%d" % held]))
+        for place in written_in(db, argv):  # what was seen of a key is over once it is written
+            look.near.pop(place, None)
+            look.gone.discard(place)
+            look.missing.discard(place)
         return out
 
     def _later(self) -> int:
