@@ -24,13 +24,12 @@ from tests.support.servers import Server
 from tests.support.workload import COUNTING, Workload
 from tests.support.zookeeper import ZooKeeper
 
-pytestmark = [pytest.mark.servers, pytest.mark.zookeeper, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.servers, pytest.mark.zookeeper, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(600)]
 
 TASKS = 12
 AWAY_S = 60 if os.environ.get("REDIS_CANAL_FULL") else 15
-TIMED = bool(
-    os.environ.get("REDIS_CANAL_TIMED")
-)  # hold what is promised in seconds too: on a machine without other work
+# Hold what is promised in seconds too, which needs a machine without other work.
+TIMED = bool(os.environ.get("REDIS_CANAL_TIMED"))
 
 
 class Fleet:

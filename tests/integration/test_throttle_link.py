@@ -60,8 +60,11 @@ def test_a_slow_target_is_given_less_and_recovers(redis_server: StartServer, tmp
         link.streaming()
 
         def slow_writes() -> bool:
-            target.client().execute_command("DEBUG", "SLEEP", "0.2")
+            target.pause()
             write(source, 500)
+            time.sleep(0.2)  # what is sent now commits that much later, well over the 40 ms
+            target.resume()
+            link.in_step(source)
             return link.status.throttle_commands_per_second > 0
 
         link.until(slow_writes, 30, "replay backs off")
