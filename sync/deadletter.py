@@ -46,7 +46,7 @@ class DeadLetters:
         if mark in self._known:
             return False
         line = {
-            "at": round(time.time(), 3),
+            "at": round(time.time(), 6),  # so that letters of one moment keep their order
             "replid": replid,
             "offset": offset,
             "db": db,
