@@ -162,6 +162,28 @@ class _TlsConnection(Connection):
         return {**super()._connection_arguments(), **self._secure}
 
 
+class _LocatedConnection(Connection):
+    """redis-py's TCP connection to whichever server of a group is meant when it connects."""
+
+    def __init__(self, *, endpoint: Endpoint, context: ssl.SSLContext | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._endpoint, self._context = endpoint, context
+
+    async def _connect(self) -> None:
+        from canal.located import located  # which asks servers, over the clients made here
+
+        member = await located(self._endpoint)
+        self.host, self.port = member.host, member.port
+        await super()._connect()  # type: ignore[no-untyped-call]
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = {**super()._connection_arguments()}
+        if self._context is not None:
+            assert self._endpoint.tls is not None
+            arguments |= {"ssl": self._context, "server_hostname": self._endpoint.tls.server_name or self.host}
+        return arguments
+
+
 def control(endpoint: Endpoint, *, timeout_s: float = 10.0, client_name: str | None = None) -> Redis:
     """A redis-py client for control commands only (INFO, SCAN, CLIENT …), replies as bytes.
 
@@ -180,9 +202,12 @@ def control(endpoint: Endpoint, *, timeout_s: float = 10.0, client_name: str | N
     }
     if endpoint.path is not None:
         kwargs.update(connection_class=UnixDomainSocketConnection, path=endpoint.path)
+    elif endpoint.group is not None:
+        context = None if endpoint.tls is None else tls_context(endpoint.tls)
+        kwargs.update(connection_class=_LocatedConnection, endpoint=endpoint, context=context)
     else:
         kwargs.update(host=endpoint.host, port=endpoint.port, connection_class=Connection)
-    if endpoint.tls is not None:
+    if endpoint.tls is not None and endpoint.group is None:
         name = endpoint.tls.server_name or endpoint.host
         kwargs.update(connection_class=_TlsConnection, context=tls_context(endpoint.tls), server_hostname=name)
     return Redis.from_pool(ConnectionPool(**kwargs))

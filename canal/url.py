@@ -5,6 +5,11 @@ Forms understood::
     redis://[user:password@]host[:port]        plain TCP, port 6379 when none is given
     rediss://[user:password@]host[:port]       TLS, certificate and host name verified unless TlsOptions says otherwise
     unix://[user:password@]/path/to.sock       Unix domain socket
+    redis+sentinel://[user:password@]host[:port],…/master     the master that these Sentinels name, port 26379
+    redis+cluster://[user:password@]host[:port],…             a Redis Cluster that these nodes belong to
+
+and ``rediss+sentinel``, ``rediss+cluster`` for TLS with every server. User and password are those of the data servers;
+Sentinels' own come separately (``Group``).
 
 An endpoint is a whole server, so a database in the URL is refused. No text made here ever shows a password: messages
 quote the redacted ``label``, or nothing of the URL's user part when it cannot be told apart from the rest.
@@ -14,13 +19,17 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 from urllib.parse import quote
 
 from canal.errors import ConfigError
 
 DEFAULT_PORT = 6379
+SENTINEL_PORT = 26379
 _FORMS = "redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
+_GROUPS = "redis+sentinel://HOST:PORT,…/MASTER or redis+cluster://HOST:PORT,…"
 _UNIX_PATH_MAX = 107  # sun_path of Linux is 108 bytes with its NUL
 _HOST = re.compile(r"[^\s,:@/?#\[\]%\\]+\Z")
 _ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
@@ -42,8 +51,36 @@ class TlsOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """The servers behind a URL of several: Sentinels that know a master by ``name``, or nodes of a Redis Cluster.
+
+    ``username``, ``password`` and ``tls`` are for the Sentinels. ``address_map``: pairs of an announced address and
+    the one under which it is reached from here (NAT), each ``host:port``, or hosts alone where the ports are the same.
+    """
+
+    kind: Literal["sentinel", "cluster"]
+    seeds: tuple[tuple[str, int], ...]
+    name: str = ""
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: TlsOptions | None = None
+    address_map: tuple[tuple[str, str], ...] = ()
+
+    def reached(self, host: str, port: int) -> tuple[str, int]:
+        """Where an announced address is reached from here."""
+        known = dict(self.address_map)
+        place = known.get(f"{_bracketed(host)}:{port}")
+        if place is not None:
+            return _host_port("redis", place)
+        return known.get(host, host), port
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One server. Either ``host`` and ``port`` or ``path`` (Unix socket) is set; ``tls`` only with ``rediss``."""
+    """One server, or with ``group`` the one of several that is to be found at each connection (`canal.located`).
+
+    Without a group either ``host`` and ``port`` or ``path`` (Unix socket) is set; ``tls`` only with ``rediss``.
+    """
 
     scheme: str
     host: str = ""
@@ -52,6 +89,7 @@ class Endpoint:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: TlsOptions | None = None
+    group: Group | None = None
 
     @property
     def label(self) -> str:
@@ -59,12 +97,25 @@ class Endpoint:
         user = f"{quote(self.username, safe='')}@" if self.username else ""
         if self.path is not None:
             return f"unix://{user}{self.path}"
-        return f"{self.scheme}://{user}{_bracketed(self.host)}:{self.port}"
+        return f"{self.scheme}://{user}{self._place(sort=False)}"
 
     @property
     def address(self) -> str:
-        """``host:port`` or the socket's path: what identifies the server without scheme and user."""
-        return self.path if self.path is not None else f"{_bracketed(self.host)}:{self.port}"
+        """``host:port``, the socket's path, or seeds and name: what identifies the server without scheme and user."""
+        return self.path if self.path is not None else self._place(sort=True)
+
+    def _place(self, *, sort: bool) -> str:
+        if self.group is None:
+            return f"{_bracketed(self.host)}:{self.port}"
+        seeds = sorted(self.group.seeds) if sort else self.group.seeds
+        text = ",".join(f"{_bracketed(host)}:{port}" for host, port in seeds)
+        return f"{text}/{quote(self.group.name, safe='')}" if self.group.name else text
+
+    def member(self, host: str, port: int) -> Endpoint:
+        """One server of the group, by the address that it announces."""
+        assert self.group is not None
+        host, port = self.group.reached(host, port)
+        return replace(self, scheme=self.scheme.partition("+")[0], host=host, port=port, group=None)
 
 
 def parse_url(
@@ -88,21 +139,61 @@ def parse_url(
             f"{scheme} URL: a user without a password; write {scheme}://USER:PASSWORD@… "
             f"(or {scheme}://:PASSWORD@… for the default user), or give the password separately"
         )
-    if tls is not None and scheme != "rediss":
-        raise ConfigError(f"TLS options were given with a {scheme}:// URL; write rediss:// to use TLS")
+    secure = scheme.startswith("rediss")
+    if tls is not None and not secure:
+        wanted = scheme.replace("redis", "rediss") if "+" in scheme else "rediss"
+        raise ConfigError(f"TLS options were given with a {scheme}:// URL; write {wanted}:// to use TLS")
     if scheme == "unix":
         return Endpoint(scheme, path=_socket_path(place), username=user, password=secret)
+    options = (tls or TlsOptions()) if secure else None
+    if "+" in scheme:
+        return Endpoint(scheme, username=user, password=secret, tls=options, group=_group(scheme, place, options))
     host, port = _host_port(scheme, _without_database(scheme, place))
-    options = (tls or TlsOptions()) if scheme == "rediss" else None
     return Endpoint(scheme, host, port, username=user, password=secret, tls=options)
 
 
 def _check_scheme(scheme: str) -> None:
-    if scheme in ("redis", "rediss", "unix"):
+    if scheme in ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster"):
         return
-    if scheme in ("redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster"):
-        raise ConfigError(f"{scheme}:// is not yet supported; give the master itself as {_FORMS}")
-    raise ConfigError(f"unknown URL scheme {_shown(scheme)}; expected {_FORMS}")
+    raise ConfigError(f"unknown URL scheme {_shown(scheme)}; expected {_FORMS}, {_GROUPS}")
+
+
+def _group(scheme: str, place: str, tls: TlsOptions | None) -> Group:
+    if scheme.endswith("+cluster"):
+        return Group("cluster", _seeds(scheme, _without_database(scheme, place), DEFAULT_PORT))
+    for mark in "#?":
+        if mark in place:
+            raise ConfigError(f"{scheme} URL: nothing is expected after {mark}; remove it, or write %XX escapes")
+    authority, _, path = place.partition("/")
+    name = _unescape(scheme, path)
+    if not name or "/" in path:
+        raise ConfigError(f"{scheme} URL: expected {scheme}://HOST:PORT,…/MASTER, the master's name at the Sentinels")
+    return Group("sentinel", _seeds(scheme, authority, SENTINEL_PORT), name, tls=tls)
+
+
+def _seeds(scheme: str, authority: str, port: int) -> tuple[tuple[str, int], ...]:
+    found = tuple(_host_port(scheme, one, port) for one in authority.split(","))
+    if len(set(found)) != len(found):
+        raise ConfigError(f"{scheme} URL: the same server is given twice; give each once")
+    return found
+
+
+def parse_address_map(pairs: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Check ``announced: reached`` pairs: both ``host:port``, or both a host. Raises ConfigError."""
+    for announced, reached in pairs.items():
+        ported = []
+        for text in (announced, reached):
+            try:
+                ipaddress.IPv6Address(text)
+                ported.append(False)
+            except ValueError:
+                _host_port("redis", text)
+                ported.append(":" in text)
+        if ported[0] != ported[1]:
+            raise ConfigError(
+                f"address map: {announced!r} becomes {reached!r}; give both with a port, or both without (ports kept)"
+            )
+    return tuple(pairs.items())
 
 
 def _credentials(
@@ -142,7 +233,7 @@ def _without_database(scheme: str, place: str) -> str:
     raise ConfigError(f"{scheme} URL: nothing is expected after host and port, got {_shown('/' + path)}")
 
 
-def _host_port(scheme: str, authority: str) -> tuple[str, int]:
+def _host_port(scheme: str, authority: str, default: int = DEFAULT_PORT) -> tuple[str, int]:
     if authority.startswith("["):
         host, bracket, port = authority[1:].partition("]")
         if not bracket or (port and not port.startswith(":")):
@@ -152,7 +243,7 @@ def _host_port(scheme: str, authority: str) -> tuple[str, int]:
             ipaddress.IPv6Address(host)
         except ValueError:
             raise ConfigError(f"{scheme} URL: {_shown(host)} is not an IPv6 address") from None
-        return host, _port(scheme, port[1:]) if port else DEFAULT_PORT
+        return host, _port(scheme, port[1:]) if port else default
     if authority.count(":") > 1:
         raise ConfigError(f"{scheme} URL: expected HOST:PORT, got {_shown(authority)}; IPv6 addresses stand in [ ]")
     if "," in authority:
@@ -162,7 +253,7 @@ def _host_port(scheme: str, authority: str) -> tuple[str, int]:
         raise ConfigError(f"{scheme} URL: the host is missing; expected {scheme}://HOST:PORT")
     if not _HOST.match(host):
         raise ConfigError(f"{scheme} URL: {_shown(host)} is not a host name")
-    return host, _port(scheme, port) if colon else DEFAULT_PORT
+    return host, _port(scheme, port) if colon else default
 
 
 def _port(scheme: str, text: str) -> int:

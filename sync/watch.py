@@ -11,6 +11,7 @@ from collections.abc import Callable
 from canal.capture import Capture
 from canal.commands import ServerKind
 from canal.endpoint import Endpoint
+from canal.located import located
 from canal.position import Position
 from sync.config import LinkConfig
 from sync.failover import Fork, Unknowable, written_beyond
@@ -54,7 +55,7 @@ class SourceWatch:
         if found is not None:
             self.learn(found)
             await self._look_for_fork(found)
-        return self._config.source
+        return await located(self._config.source)
 
     async def _look_for_fork(self, source: ServerInfo) -> None:
         """Cut the journal where the history of a promoted source parts from what was received; see `sync.failover`."""

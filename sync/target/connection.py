@@ -18,6 +18,7 @@ import hiredis
 
 from canal.endpoint import Endpoint, open_connection
 from canal.errors import CanalError, Unreachable
+from canal.located import located
 from canal.resp import encode
 from sync.target.errors import classify
 
@@ -153,7 +154,11 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(endpoint: Endpoint, timeout: float = 10.0, who: str = "target") -> Connection:
-    """Connect and authenticate. Raises `Unreachable`, `AuthError` and the like, each one clear line."""
+    """Connect and authenticate; where several servers stand behind the endpoint, to the one that is meant now.
+
+    Raises `Unreachable`, `AuthError` and the like, each one clear line.
+    """
+    endpoint = await located(endpoint)
     transport, protocol = await open_connection(endpoint, lambda: Connection(endpoint, who), timeout)
     assert isinstance(protocol, Connection)
     try:

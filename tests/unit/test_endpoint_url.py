@@ -6,6 +6,7 @@ import pytest
 
 from canal.endpoint import Endpoint, TlsOptions, parse_url
 from canal.errors import ConfigError
+from canal.url import Group, parse_address_map
 
 SECRET = "hunter2"
 
@@ -48,9 +49,15 @@ def test_user_password_and_tls_may_come_separately() -> None:
         ("", "expected a URL such as redis://HOST:PORT"),
         ("localhost:6379", "expected a URL such as redis://HOST:PORT"),
         ("http://h", "unknown URL scheme 'http'"),
-        ("redis+sentinel://a,b/m", "redis\\+sentinel:// is not yet supported"),
-        ("redis+cluster://a", "redis\\+cluster:// is not yet supported"),
-        ("rediss+cluster://a", "rediss\\+cluster:// is not yet supported"),
+        ("redis+sentinel://a,b", "HOST:PORT,…/MASTER, the master's name"),
+        ("redis+sentinel://a,b/", "HOST:PORT,…/MASTER, the master's name"),
+        ("redis+sentinel://a/m/0", "HOST:PORT,…/MASTER, the master's name"),
+        ("redis+sentinel://a/m?x=1", "nothing is expected after \\?"),
+        ("redis+sentinel://a,,b/m", "the host is missing"),
+        ("redis+sentinel://a,a:26379/m", "the same server is given twice"),
+        ("redis+cluster://a:1,b:x", "a port from 1 to 65535"),
+        ("redis+cluster://a/5", "database /5 was given"),
+        ("rediss+cluster://", "the host is missing"),
         ("redis://", "the host is missing"),
         ("redis://:6379", "the host is missing"),
         ("redis://@:6379", "the host is missing"),
@@ -131,6 +138,12 @@ def test_tls_options_need_rediss() -> None:
         (f"redis://u:{SECRET}@h:1", "redis://u@h:1", "h:1"),
         (f"rediss://u%40:{SECRET}@[::1]", "rediss://u%40@[::1]:6379", "[::1]:6379"),
         (f"unix://u:{SECRET}@/run/x", "unix://u@/run/x", "/run/x"),
+        (
+            f"redis+sentinel://u:{SECRET}@a,[::1]:7/m%20x",
+            "redis+sentinel://u@a:26379,[::1]:7/m%20x",
+            "[::1]:7,a:26379/m%20x",
+        ),
+        (f"rediss+cluster://:{SECRET}@a,b:7", "rediss+cluster://a:6379,b:7", "a:6379,b:7"),
     ],
 )
 def test_label_and_repr_hide_the_password(url: str, label: str, address: str) -> None:
@@ -139,3 +152,38 @@ def test_label_and_repr_hide_the_password(url: str, label: str, address: str) ->
     assert made.address == address
     assert SECRET not in repr(made)
     assert made.password == SECRET
+
+
+def test_a_group_of_sentinels() -> None:
+    made = parse_url("rediss+sentinel://u:p@a,b:7/my%2Fmaster", tls=TlsOptions(ca="x"))
+    assert made.group is not None
+    assert (made.group.kind, made.group.name) == ("sentinel", "my/master")
+    assert made.group.seeds == (("a", 26379), ("b", 7))
+    assert made.group.username is None and made.group.password is None  # Sentinels' own come separately
+    assert made.group.tls == made.tls
+    member = made.member("10.0.0.1", 6380)
+    assert (member.scheme, member.host, member.port, member.group) == ("rediss", "10.0.0.1", 6380, None)
+    assert (member.username, member.password, member.tls) == ("u", "p", made.tls)
+
+
+def test_a_group_of_cluster_nodes() -> None:
+    made = parse_url("redis+cluster://a,[::1]:7/")
+    assert made.group is not None
+    assert made.group.kind == "cluster"
+    assert made.group.seeds == (("a", 6379), ("::1", 7))
+    assert made.label == "redis+cluster://a:6379,[::1]:7"
+
+
+def test_an_address_map_replaces_whole_addresses_first() -> None:
+    pairs = parse_address_map({"10.0.0.1:6379": "gate:7001", "10.0.0.1": "other", "::1": "v6.example"})
+    group = Group("sentinel", (("a", 1),), "m", address_map=pairs)
+    assert group.reached("10.0.0.1", 6379) == ("gate", 7001)
+    assert group.reached("10.0.0.1", 6380) == ("other", 6380)
+    assert group.reached("::1", 6380) == ("v6.example", 6380)
+    assert group.reached("elsewhere", 1) == ("elsewhere", 1)
+
+
+@pytest.mark.parametrize("pair", [("a:1", "b"), ("a", "b:1"), ("a:x", "b:1"), ("", "b"), ("a,b", "c")])
+def test_an_address_map_that_is_none(pair: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError):
+        parse_address_map(dict([pair]))
