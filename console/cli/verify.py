@@ -3,16 +3,64 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from console.cli.options import endpoint, side_options
-from console.cli.output import Format, emit, emit_document, output_option
+from console.cli.output import Format, duration, emit, emit_document, output_option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from canal.endpoint import Endpoint
     from sync.verify import Options, Progress, Report
+
+LIMIT = 10_000
+
+
+def comparison_options(function: Any) -> Any:
+    """What to compare, and how hard: also of ``task verify``."""
+    options = (
+        click.option("--db", "databases", type=click.IntRange(0), multiple=True, metavar="N", help="Only this one."),
+        click.option("--pattern", metavar="GLOB", help="Only keys that match, as in SCAN MATCH."),
+        click.option("--sample", type=click.IntRange(1), metavar="N", help="Only so many keys, chosen at random."),
+        click.option(
+            "--rounds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Looks at what differs."
+        ),
+        click.option(
+            "--pause", type=click.FloatRange(0), default=1.0, show_default=True, metavar="SECONDS", help="Between them."
+        ),
+        click.option("--ttl-tolerance", type=click.IntRange(0), default=1, show_default=True, metavar="MS"),
+        click.option("--rate", type=click.FloatRange(0), default=0, metavar="N", help="Keys a second at most."),
+        click.option(
+            "--limit", type=click.IntRange(1), default=LIMIT, show_default=True, help="Differences to remember."
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def options_of(given: dict[str, Any]) -> Options:
+    """What `comparison_options` were given."""
+    from canal.errors import ConfigError
+    from sync.verify import Options
+
+    if given["sample"] and given["pattern"]:
+        raise ConfigError("give --sample or --pattern, not both: a sample is drawn from all keys")
+    return Options(
+        databases=given["databases"] or None,
+        pattern=given["pattern"].encode() if given["pattern"] else None,
+        sample=given["sample"] or 0,
+        ttl_tolerance_ms=given["ttl_tolerance"],
+        rounds=given["rounds"],
+        pause_s=given["pause"],
+        rate=given["rate"],
+        keep=given["limit"],
+    )
 
 
 @click.command(name="verify", short_help="Compare two servers by content.")
@@ -20,66 +68,83 @@ if TYPE_CHECKING:
 @click.option("--target", required=True, metavar="URL", help="Second side.")
 @side_options("source")
 @side_options("target")
-@click.option("--db", "databases", type=click.IntRange(0), multiple=True, metavar="N", help="Only this database.")
-@click.option("--pattern", metavar="GLOB", help="Only keys that match, as in SCAN MATCH.")
-@click.option("--rounds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Looks at what differs.")
+@comparison_options
 @click.option(
-    "--pause", type=click.FloatRange(0), default=1.0, show_default=True, metavar="SECONDS", help="Between them."
+    "--state",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Remember there how far it is; the next call with this file goes on.",
 )
-@click.option("--ttl-tolerance", type=click.IntRange(0), default=1, show_default=True, metavar="MS")
-@click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="Differences to remember.")
 @output_option
 def command(**given: Any) -> int:
-    """Compare all keys of two servers: type, value, deadline, function libraries; in both directions.
+    """Compare the keys of two servers: type, value, deadline, function libraries; in both directions.
 
-    Works while writes go on: a difference counts only if every round still sees it. Nothing is written. Exit code
+    Works while writes go on: a difference counts only if every round saw the same. Nothing is written. Exit code
     0 when equal, 1 when different.
     """
     import asyncio
 
-    from sync.verify import Options
-
     source, target = (endpoint(side, given[side], given) for side in ("source", "target"))
-    options = Options(
-        databases=given["databases"] or None,
-        pattern=given["pattern"].encode() if given["pattern"] else None,
-        ttl_tolerance_ms=given["ttl_tolerance"],
-        rounds=given["rounds"],
-        pause_s=given["pause"],
-        keep=given["limit"],
-    )
-    report = asyncio.run(_compare(source, target, options))
-    _print(report, cast(Format, given["output"]))
+    options = options_of(given)
+    with progress_bar() as progress:
+        report = asyncio.run(_compare(source, target, options, progress, given["state"]))
+    print_report(report, cast(Format, given["output"]))
     return 0 if report.equal else 1
 
 
-async def _compare(source: Endpoint, target: Endpoint, options: Options) -> Report:
+async def _compare(
+    source: Endpoint, target: Endpoint, options: Options, progress: Progress, file: Path | None
+) -> Report:
     from sync.verify import compare
+    from sync.verify.bookmark import StateFile
 
+    if file is None:
+        return await compare(source, target, options, progress)
+    state = StateFile(file, f"{source.label} {target.label} {options.databases} {options.pattern!r}")
+    report = await compare(source, target, options, progress, save=state.save, resume=state.load())
+    state.done()
+    return report
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Report], None]]:
+    """A bar on a terminal's stderr, else nothing."""
     if not sys.stderr.isatty():
-        return await compare(source, target, options)
+        yield lambda report: None
+        return
     from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Console(stderr=True).status("comparing") as shown:
-        return await compare(source, target, options, _show_on(shown))
+    columns = (TextColumn("comparing"), BarColumn(), TextColumn("{task.fields[words]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        shown = bar.add_task("", total=None, words="")
+
+        def show(report: Report) -> None:
+            words = f"{report.keys:,} keys, {report.different:,} differ"
+            if report.rounds:
+                words += f", round {report.rounds}"
+            done = report.first_keys + report.second_keys
+            bar.update(shown, total=max(report.total, done) or None, completed=done, words=words)
+
+        yield show
 
 
-def _show_on(shown: Any) -> Progress:
-    def show(report: Report) -> None:
-        words = f"comparing: {report.keys:,} keys of the source, {report.second_keys:,} of the target looked for"
-        shown.update(words + (f", round {report.rounds} done" if report.rounds else ""))
-
-    return show
-
-
-def _print(report: Report, form: Format) -> None:
+def print_report(report: Report, form: Format) -> None:
     """The differences on stdout; in words how it went on stderr, so that the table can be piped."""
     if form in ("json", "yaml"):
         emit_document(report.as_dict(), form)
         return
     if report.differences:
         emit(report.as_dict()["differences"], ["kind", "db", "key", "detail"], form)
-    words = "equal" if report.equal else f"{len(report.differences):,} differences"
+    click.echo(summary(report), err=True)
+
+
+def summary(report: Report) -> str:
+    """One line that says how it went."""
+    words = "equal" if report.equal else f"{report.different:,} differences"
     if report.overflow:
-        words += " and more that were not remembered (--limit)"
-    click.echo(f"{words}: {report.keys:,} keys compared in {report.rounds} rounds", err=True)
+        words += f", {len(report.differences):,} of them remembered (--limit)"
+    if report.unsettled:
+        words += f", {report.unsettled:,} keys that changed all the time could not be compared"
+    took = f" in {duration(report.seconds)}" if report.seconds >= 10 else ""
+    return f"{words}: {report.keys:,} keys compared in {report.rounds} rounds{took}"

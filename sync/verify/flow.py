@@ -1,0 +1,75 @@
+"""What is on its way between the two sides: where links run between them, a round waits until they have applied it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+import hiredis
+
+from canal.position import Position
+from sync.tag import INDEX, PREFIX
+from sync.verify.side import Pair, Side
+
+_LOOK_S: Final = 0.1
+_STANDING_S: Final = 1.0  # a checkpoint that has not moved for so long has nothing to apply, or stands still
+_MOST_S: Final = 60.0
+
+
+class Flow:
+    """The links between a pair, in either direction, found by their checkpoints."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._ways = ((pair.first, pair.second), (pair.second, pair.first))
+
+    async def settle(self, pause_s: float) -> None:
+        """Wait ``pause_s``, and further until everything written before is applied as far as links run.
+
+        Not for longer than a minute, and not for a link that stands still.
+        """
+        goals = [(target, await _offset(source)) for source, target in self._ways]
+        await asyncio.sleep(pause_s)
+        await asyncio.gather(*(self._reached(target, goal) for target, goal in goals if goal is not None))
+
+    async def forward(self) -> bool:
+        """Does a link run from the first side to the second?"""
+        return await self._linked(*self._ways[0])
+
+    async def backward(self) -> bool:
+        """Does a link run from the second side to the first?"""
+        return await self._linked(*self._ways[1])
+
+    async def _linked(self, source: Side, target: Side) -> bool:
+        here = await _offset(source)
+        return here is not None and await _applied(target, here.replid) is not None
+
+    async def _reached(self, target: Side, goal: Position) -> None:
+        began = moved = time.monotonic()
+        last = -1
+        while (now := time.monotonic()) - began < _MOST_S and now - moved < _STANDING_S:
+            applied = await _applied(target, goal.replid)
+            if applied is None or applied >= goal.offset:
+                return
+            if applied != last:
+                last, moved = applied, now
+            await asyncio.sleep(_LOOK_S)
+
+
+async def _offset(side: Side) -> Position | None:
+    """Where a side's own stream stands."""
+    info = await side.info()
+    replid, offset = info.get("master_replid", ""), info.get("master_repl_offset", "")
+    return Position(replid, int(offset)) if replid and offset.isdigit() else None
+
+
+async def _applied(target: Side, replid: str) -> int | None:
+    """How far a link has applied the stream of ``replid`` at this side; the least where there are several."""
+    (links,) = await target.ask(0, [[b"SMEMBERS", INDEX]], strict=False)
+    if isinstance(links, hiredis.ReplyError) or not links:
+        return None
+    keys = [key for key in links if key.startswith(PREFIX)]
+    texts = await target.ask(0, [[b"HGET", key, b"pos"] for key in keys], strict=False)
+    own = replid.encode() + b":"
+    found = [int(text[len(own) :]) for text in texts if isinstance(text, bytes) and text.startswith(own)]
+    return min(found, default=None)
