@@ -83,7 +83,7 @@ class Shard:
         self._changed = asyncio.Event()
         self._child: Child | None = None
         self._config: LinkConfig | None = None
-        self._fresh = True  # no worker has run under this epoch yet
+        self._unused = True  # the target has not taken this epoch yet
         self._restart = False
         self._resync = False
         self._confirmed = False
@@ -166,7 +166,7 @@ class Shard:
         host = self._host
         await self._new_run()
         self._config = self._made_config()
-        config = self._config
+        config = replace(self._config, epoch_unused=self._unused)
         if self._resync:
             snapshot = replace(config.snapshot, mode="always", confirmed=self._confirmed)
             config = replace(config, snapshot=snapshot)
@@ -176,7 +176,7 @@ class Shard:
         child = self._child = await host.workers.spawn()
         try:
             level = logging.getLogger("sync").getEffectiveLevel()
-            start = start_message(config, paused=self._paused, fresh=self._fresh, log_level=level)
+            start = start_message(config, paused=self._paused, log_level=level)
             child.writer.write(frames.encode(start))
             listening = asyncio.create_task(self._listen(child))
             stopping = asyncio.create_task(self._stop_when_told(child))
@@ -248,7 +248,7 @@ class Shard:
 
     def _take(self, status: LinkStatus) -> None:
         self.status = status
-        self._fresh = self._fresh and not status.epoch  # the target has taken this epoch
+        self._unused = self._unused and not status.epoch
         if status.state == "streaming" and not self._healthy_since:
             self._healthy_since = time.monotonic()
         healthy_s = time.monotonic() - self._healthy_since if self._healthy_since else 0.0
@@ -314,6 +314,7 @@ class Shard:
         """The target knows a higher epoch. Ours to pass when the lease is still held, else the new owner's."""
         try:
             self.lease = await self._host.call(self._host.coordinator.leases.raise_epoch, self.lease, end.epoch + 1)
+            self._unused = True
             log.warning("%s: %s; the lease is held, going on under epoch %d", self.id, end.error, self.lease.epoch)
         except SessionLost:
             log.warning("%s: %s", self.id, end.error)

@@ -25,9 +25,6 @@ from node import frames
 from sync.config import LinkConfig
 from sync.link import Fenced, Link
 from sync.status import LinkStatus, SnapshotProgress
-from sync.tag import checkpoint_key
-from sync.target.connection import connect
-from sync.target.fence import read_checkpoint
 from sync.throttle import ThrottleOptions
 
 STATUS_S = 0.5
@@ -35,13 +32,10 @@ LOOK_S = 0.2
 SIGN_OF_LIFE_S = 5.0
 
 
-def start_message(config: LinkConfig, *, paused: bool, fresh: bool, log_level: int) -> dict[str, Any]:
-    """The first message to a worker. It holds passwords, and goes nowhere but over the socket.
-
-    ``fresh``: the first worker under this epoch, so that the target may not have seen it yet.
-    """
+def start_message(config: LinkConfig, *, paused: bool, log_level: int) -> dict[str, Any]:
+    """The first message to a worker. It holds passwords, and goes nowhere but over the socket."""
     packed = base64.b64encode(pickle.dumps(config)).decode()
-    return {"start": {"config": packed, "paused": paused, "fresh": fresh, "log_level": log_level}}
+    return {"start": {"config": packed, "paused": paused, "log_level": log_level}}
 
 
 def status_of(message: dict[str, Any]) -> LinkStatus:
@@ -74,24 +68,7 @@ async def _main(sock: socket.socket) -> int:
     start = first["start"]
     config: LinkConfig = pickle.loads(base64.b64decode(start["config"]))
     _log_to(writer, start["log_level"])
-    if start["fresh"] and (seen := await _epoch_at_target(config)) >= config.epoch:
-        error = f"the target has seen epoch {seen}, the coordinator gave {config.epoch}"
-        await _finish(writer, {"kind": "fenced", "error": error, "transient": False, "epoch": seen})
-        return 0
     return await Worker(config, reader, writer).run(paused=start["paused"])
-
-
-async def _epoch_at_target(config: LinkConfig) -> int:
-    """The epoch that the target knows; 0 when it cannot be asked now: the link itself says why, or goes on trying."""
-    try:
-        async with asyncio.timeout(5):
-            conn = await connect(config.target)
-            try:
-                return (await read_checkpoint(conn, checkpoint_key(config.task, config.shard))).epoch
-            finally:
-                conn.close()
-    except (CanalError, TimeoutError):
-        return 0
 
 
 async def _finish(writer: asyncio.StreamWriter, end: dict[str, Any]) -> None:

@@ -58,6 +58,7 @@ class LinkConfig:
     shard: str = "0"
     uid: str = ""  # of the task; empty: made, and kept in the state directory
     epoch: int = 0  # from the coordinator; 0: counted in the state directory
+    epoch_unused: bool = False  # nobody has been at the target under ``epoch`` yet, or it is not ours alone
     two_way: bool = False
     flush: Flush = "auto"  # FLUSHALL, FLUSHDB, SWAPDB; auto: replay one way, stop in a two-way task
     accept_evictions: bool = False  # two-way over servers that evict: their DELs look like users'

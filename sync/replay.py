@@ -180,7 +180,8 @@ class Replay:
         conn = await connect(config.target)
         try:
             await self._first_look(conn)
-            fenced = await fence(conn, config.task, config.shard, await self._epoch(conn))
+            unused = not status.epoch and (config.epoch_unused or not config.epoch)
+            fenced = await fence(conn, config.task, config.shard, await self._epoch(conn), unused=unused)
             status.target_connected = True
             status.epoch = fenced.checkpoint.epoch
             self._troubles.met(fenced.info.run_id)

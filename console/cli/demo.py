@@ -16,12 +16,19 @@ import click
 )
 @click.option(
     "--port",
-    type=click.IntRange(1024, 65_532),
+    type=click.IntRange(1024, 65_531),
     metavar="BASE",
-    help="Use the ports BASE to BASE+3 (default: free ports).",
+    help="Use the ports BASE to BASE+4 (default: free ports).",
 )
-def command(seconds: float | None, port: int | None) -> int:
-    """Start two empty servers as two datacenters, link them both ways, and write on both sides.
+@click.option(
+    "--zookeeper",
+    metavar="HOSTS",
+    help="Coordinate by this ensemble (HOST:PORT,…), in a tree that is removed again; default: a file each.",
+)
+def command(seconds: float | None, port: int | None, zookeeper: str | None) -> int:
+    """Start two empty servers as two datacenters, a node in each, link them both ways, and write on both sides.
+
+    The web console is open on it while it runs; its address is printed.
 
     In the end the writers stop, both sides are compared key by key, and the exit code is 0 only if they are equal.
     Needs no root; nothing that it starts outlives it, and it writes nowhere outside its temporary directory.
@@ -35,7 +42,7 @@ def command(seconds: float | None, port: int | None) -> int:
         seconds = 20.0
     screen = open_screen()
     try:
-        equal = asyncio.run(run_demo(screen, seconds, port))
+        equal = asyncio.run(run_demo(screen, seconds, port, zookeeper))
     except asyncio.CancelledError:
         return 130
     finally:

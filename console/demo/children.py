@@ -58,13 +58,18 @@ async def start(name: str, argv: Sequence[str], directory: Path, environment: di
                 stdout=output,
                 stderr=output,
                 cwd=directory,
-                env={**os.environ, **(environment or {})},
+                env={**_inherited(), **(environment or {})},
                 start_new_session=True,  # or Ctrl-C would stop the servers before the writers
                 preexec_fn=_die_with(os.getpid()),
             )
         except OSError as error:
             raise CanalError(f"cannot start {name} ({argv[0]}): {error.strerror or error}") from None
     return Child(name, process, log)
+
+
+def _inherited() -> dict[str, str]:
+    """Our environment without what would configure a node or console of somebody else's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("REDIS_CANAL")}
 
 
 def _die_with(parent: int) -> Callable[[], None] | None:

@@ -1,40 +1,27 @@
-"""The links of the demonstration: ``redis-canal run`` as child processes, watched over their HTTP."""
+"""The links of the demonstration: two tasks that name each other, run by the nodes of their source's datacenter."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-import console
 from canal.errors import CanalError
-from console.demo import children
-from console.demo.servers import Server
+from console.demo.coordination import Places
+from console.demo.nodes import Service, Side
 
-START_S: Final = 30.0
-STOP_S: Final = 10.0
-_ASK_S: Final = 5.0
-_MAX_ANSWER: Final = 1 << 20
+START_S: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One datacenter."""
+class DemoLink:
+    """One direction. ``status`` is the newest of its node; empty until its worker has told something."""
 
-    name: str
-    server: Server
-
-
-class RunningLink:
-    """One direction. ``status`` is its newest ``/status``; empty until it has answered."""
-
-    def __init__(self, source: Side, target: Side, child: children.Child, http_port: int) -> None:
-        self.source, self.target, self.child = source, target, child
-        self.http_port = http_port
+    def __init__(self, source: Side, target: Side, node: Service) -> None:
+        self.source, self.target, self.node = source, target, node
         self.status: dict[str, Any] = {}
+
+    @property
+    def task(self) -> str:
+        return task_name(self.source.name, self.target.name)
 
     @property
     def name(self) -> str:
@@ -42,36 +29,57 @@ class RunningLink:
 
     @property
     def state(self) -> str:
-        return str(self.status.get("state", "starting")) if self.child.running else "ended"
+        return str(self.status.get("link_state") or self.status.get("state", "starting"))
+
+    @property
+    def caught_up(self) -> bool:
+        """True when its worker streams and knows of nothing left to apply."""
+        return self.state == "streaming" and self.status.get("lag_bytes") == 0
 
     async def refresh(self) -> None:
-        """Ask for the status. Raises CanalError when the process has ended; a missed answer changes nothing."""
-        if not self.child.running:
-            code = self.child.process.returncode
-            raise CanalError(f"link {self.name} ended with code {code}: {self.child.tail()}")
-        try:
-            self.status = await fetch_status(self.http_port)
-        except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
-            return
+        """Ask its node. A missed answer changes nothing, a worker that died is started again by its node.
+
+        Raises CanalError when the node has ended, or the link has failed for good.
+        """
+        found = await self.node.ask("/status")
+        for shard in found["shards"] if isinstance(found, dict) else []:
+            if shard["task"] == self.task:
+                self.status = shard
+        if self.status.get("state") == "failed":
+            raise CanalError(f"link {self.name} failed: {self.status.get('error')}")
 
 
-async def start_link(source: Side, target: Side, http_port: int, directory: Path, two_way: bool = True) -> RunningLink:
-    """Start ``redis-canal run`` for one direction; it keeps its state below ``directory``."""
-    argv = [sys.executable, "-m", "console.cli.main", "run"]
-    argv += ["--source", source.server.url, "--target", target.server.url]
-    argv += ["--source-dc", source.name, "--target-dc", target.name, *(["--two-way"] if two_way else [])]
-    argv += ["--state-dir", str(directory / "state"), "--http", f"127.0.0.1:{http_port}"]
-    environment = {
-        "PYTHONPATH": str(Path(console.__file__).resolve().parents[1]),  # works from a bare source tree too
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "XDG_STATE_HOME": str(directory / "state"),
-    }
-    child = await children.start(f"link-{source.name}-{target.name}", argv, directory, environment)
-    return RunningLink(source, target, child, http_port)
+def task_name(source: str, target: str) -> str:
+    return f"{source}-{target}"
 
 
-async def wait_streaming(links: list[RunningLink]) -> None:
-    """Until every link follows its source. Raises CanalError when one ends or it takes too long."""
+async def create_tasks(sides: list[Side], places: Places) -> None:
+    """Create both tasks at the coordinators of their sources, to be running. Raises CanalError."""
+    await asyncio.to_thread(_create, sides, places)
+
+
+def _create(sides: list[Side], places: Places) -> None:
+    from console.cli.access import Access
+    from console.cli.task_create import fit_in
+    from node.config.models import TaskSpec
+    from node.spec import write_spec
+
+    with places.all(tuple(side.name for side in sides)) as coordinators:
+        for source, target, here, there in zip(sides, sides[::-1], coordinators, coordinators[::-1], strict=True):
+            spec = TaskSpec.model_validate(
+                {
+                    "task": task_name(source.name, target.name),
+                    "source": {"datacenter": source.name, "url": source.server.url},
+                    "target": {"datacenter": target.name, "url": target.server.url},
+                    "two_way": {"peer": task_name(target.name, source.name)},
+                }
+            )
+            spec = fit_in(spec, Access(here, {}, (there,)), say=lambda _: None)
+            here.tasks.create(spec.task, write_spec(spec), desired="running", by="demo")
+
+
+async def wait_streaming(links: list[DemoLink]) -> None:
+    """Until every link follows its source. Raises CanalError when one fails or it takes too long."""
     deadline = asyncio.get_running_loop().time() + START_S
     while True:
         for link in links:
@@ -79,21 +87,6 @@ async def wait_streaming(links: list[RunningLink]) -> None:
         if all(link.state == "streaming" for link in links):
             return
         if asyncio.get_running_loop().time() > deadline:
-            states = ", ".join(f"{link.name} is {link.state}: {link.child.tail()}" for link in links)
+            states = ", ".join(f"{link.name} is {link.state}: {link.node.child.tail()}" for link in links)
             raise CanalError(f"the links do not stream after {START_S:g} s: {states}")
         await asyncio.sleep(0.1)
-
-
-async def fetch_status(port: int) -> dict[str, Any]:
-    """The JSON of a link's ``/status``. Raises OSError, TimeoutError, IncompleteReadError or ValueError."""
-    async with asyncio.timeout(_ASK_S):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=_MAX_ANSWER)
-        try:
-            writer.write(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
-        finally:
-            writer.close()
-    if not head.startswith(b"HTTP/1.1 200 "):
-        raise ValueError(f"/status answered {head[:40]!r}")
-    found: dict[str, Any] = json.loads(body)
-    return found

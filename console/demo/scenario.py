@@ -15,7 +15,9 @@ from redis.exceptions import RedisError
 
 from canal.endpoint import parse_url
 from canal.errors import CanalError
-from console.demo.links import STOP_S, RunningLink, Side, start_link, wait_streaming
+from console.demo.coordination import Places
+from console.demo.links import DemoLink, create_tasks, wait_streaming
+from console.demo.nodes import STOP_S, Service, Side, start_console, start_node
 from console.demo.servers import Server, find_server, free_ports, require_free, start_server
 from console.demo.show import LinkRow, Picture, Screen, SideRow
 from console.demo.writer import Writer
@@ -30,13 +32,15 @@ ROUNDS: Final = 10  # looks at keys that differ, half a second apart, before the
 class Demo:
     """One run. ``seconds`` None: until ``stop`` is called."""
 
-    def __init__(self, screen: Screen, seconds: float | None, base_port: int | None) -> None:
-        self._screen, self._seconds = screen, seconds
+    def __init__(
+        self, screen: Screen, seconds: float | None, base_port: int | None, zookeeper: str | None = None
+    ) -> None:
+        self._screen, self._seconds, self._zookeeper = screen, seconds, zookeeper
         self._ports = _ports(base_port)
         self._stop = asyncio.Event()
         self._began = time.monotonic()
         self._sides: list[Side] = []
-        self._links: list[RunningLink] = []
+        self._links: list[DemoLink] = []
         self._writers: list[Writer] = []
         self._phase = "starting"
 
@@ -59,26 +63,46 @@ class Demo:
 
     @contextlib.asynccontextmanager
     async def _started(self, binary: str, directory: Path) -> AsyncIterator[None]:
-        """Servers and links, which end with the block."""
+        """Servers, nodes, tasks and the console, which end with the block."""
         servers: list[Server] = []
+        services: list[Service] = []
+        places = Places(directory, self._zookeeper)
+        await places.check()
         try:
-            for name, port in zip(DATACENTERS, self._ports[:2], strict=True):
-                place = directory / name
-                place.mkdir()
-                servers.append(await start_server(binary, name, port, place))
-                self._sides.append(Side(name, servers[-1]))
-            first, second = self._sides
-            for source, target, port in ((first, second, self._ports[2]), (second, first, self._ports[3])):
-                self._links.append(await start_link(source, target, port, directory))
-                self._screen.say(
-                    f"{source.name} ({source.server.url}) → {target.name} ({target.server.url}), "
-                    f"status on http://127.0.0.1:{port}/status"
-                )
+            await self._start_servers(binary, directory, servers)
+            await self._start_nodes(places, directory, services)
+            await create_tasks(self._sides, places)
             await wait_streaming(self._links)
+            await services[-1].wait_answer("/api/v1/health")
+            self._screen.say(f"the console, open on it: {services[-1].url}/")
+            self._screen.say(f"or: redis-canal task watch -c {directory}/console.yaml --dc {DATACENTERS[0]}")
             yield
         finally:
-            await asyncio.gather(*(link.child.stop(STOP_S) for link in self._links))
+            await asyncio.gather(*(service.child.stop(STOP_S) for service in services))
+            await places.forget()
             await asyncio.gather(*(server.child.stop(STOP_S) for server in servers))
+
+    async def _start_servers(self, binary: str, directory: Path, servers: list[Server]) -> None:
+        for name, port in zip(DATACENTERS, self._ports[:2], strict=True):
+            place = directory / name
+            place.mkdir()
+            servers.append(await start_server(binary, name, port, place))
+            self._sides.append(Side(name, servers[-1]))
+
+    async def _start_nodes(self, places: Places, directory: Path, services: list[Service]) -> None:
+        """A node for each datacenter and the console, each into ``services`` as soon as it runs."""
+        for side, other, port in zip(self._sides, self._sides[::-1], self._ports[2:4], strict=True):
+            node = await start_node(side, port, places, directory)
+            services.append(node)
+            self._links.append(DemoLink(side, other, node))
+        for node in tuple(services):
+            await node.wait_answer("/readiness")
+        services.append(await start_console(self._sides, self._ports[4], places, directory))
+        for link in self._links:
+            self._screen.say(
+                f"{link.source.name} ({link.source.server.url}) → {link.target.name}: task {link.task}, "
+                f"run by {link.node.what} ({link.node.url}/status)"
+            )
 
     async def _write(self) -> None:
         """Writers on both sides until the time is over or ``stop`` is called."""
@@ -118,8 +142,7 @@ class Demo:
         calm = 0
         while calm < 2 and time.monotonic() < deadline:
             await self._show()
-            in_step = all(link.state == "streaming" and link.status.get("lag_bytes") == 0 for link in self._links)
-            calm = calm + 1 if in_step else 0
+            calm = calm + 1 if all(link.caught_up for link in self._links) else 0
             await asyncio.sleep(REFRESH_S)
 
     async def _verdict(self) -> bool:
@@ -152,10 +175,10 @@ class Demo:
 
 
 def _ports(base: int | None) -> list[int]:
-    """Two for the servers, two for the links' HTTP. Raises ConfigError when one cannot be used."""
+    """Two for the servers, two for the nodes' HTTP, one for the console. Raises ConfigError when one cannot be used."""
     if base is None:
-        return free_ports(4)
-    ports = list(range(base, base + 4))
+        return free_ports(5)
+    ports = list(range(base, base + 5))
     require_free(ports)
     return ports
 
@@ -180,9 +203,9 @@ def verdict(report: Report, sides: list[Side], written: int) -> list[str]:
     return lines + [f"  {difference}" for difference in report.differences[:20]]
 
 
-async def run_demo(screen: Screen, seconds: float | None, base_port: int | None) -> bool:
+async def run_demo(screen: Screen, seconds: float | None, base_port: int | None, zookeeper: str | None = None) -> bool:
     """Run it with signals: the first SIGINT or SIGTERM ends the writing, the second all."""
-    demo = Demo(screen, seconds, base_port)
+    demo = Demo(screen, seconds, base_port, zookeeper)
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None

@@ -68,6 +68,8 @@ _LOST_CONNECTION = (
     RuntimeInconsistency,
 )
 _PROBE_S = 2.0
+_KAZOO_LOG = logging.getLogger("node.coordination.kazoo")
+_KAZOO_LOG.addHandler(logging.NullHandler())  # a command without a log says what is wrong once, in its own words
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ class ZooKeeperStore(Store):
             keyfile=o.key,
             verify_certs=o.verify,
             connection_retry={"max_tries": -1, "delay": 0.1, "backoff": 1.5, "max_delay": 1.0, "max_jitter": 0.1},
-            logger=logging.getLogger("node.coordination.kazoo"),
+            logger=_KAZOO_LOG,
         )
 
     def close(self) -> None:

@@ -89,11 +89,12 @@ def _number(text: str) -> int:
     return int(text) if text.lstrip("-").isdigit() else 0
 
 
-async def fence(conn: Connection, task: str, shard: str, epoch: int) -> Fence:
+async def fence(conn: Connection, task: str, shard: str, epoch: int, *, unused: bool = False) -> Fence:
     """Make ``conn`` the only connection of this shard and read its checkpoint.
 
-    Raises `Fenced` when the target has seen a higher epoch, `Unready` when it is no master, `AuthError` that names a
-    missing ACL rule.
+    ``unused``: this writer has not been at the target under ``epoch`` yet, so that one who was there under the same
+    epoch is another (its coordinator has lost its data since). Raises `Fenced` then, and when the target has seen a
+    higher epoch; `Unready` when it is no master, `AuthError` that names a missing ACL rule.
     """
     loop = asyncio.get_running_loop()
     label = conn.endpoint.label
@@ -107,9 +108,10 @@ async def fence(conn: Connection, task: str, shard: str, epoch: int) -> Fence:
     info = server_info(await conn.call(b"INFO"))
     await _may_transact(conn)
     key = checkpoint_key(task, shard)
-    _refuse_newer(conn, await conn.call(b"HGET", key, b"epoch"), epoch)  # an older one must not disturb its successor
+    stored = await conn.call(b"HGET", key, b"epoch")
+    _refuse_newer(conn, stored, epoch, unused)  # an older one must not disturb its successor
     can_kill = await _kill_others(conn, task, shard, epoch)
-    await _raise_epoch(conn, key, epoch)
+    await _raise_epoch(conn, key, epoch, unused)
     checkpoint = await read_checkpoint(conn, key)
     return Fence(checkpoint, info, can_kill, rtt)
 
@@ -162,9 +164,15 @@ def _clients(raw: bytes) -> list[dict[str, str]]:
     return out
 
 
-def _refuse_newer(conn: Connection, stored: bytes | None, epoch: int) -> int:
-    """The epoch that the target has stored; raises `Fenced` when it is higher than ours."""
+def _refuse_newer(conn: Connection, stored: bytes | None, epoch: int, unused: bool) -> int:
+    """The epoch that the target has stored; raises `Fenced` when it is higher than ours, or as high and not ours."""
     found = int(stored) if stored and stored.isdigit() else 0
+    if unused and found == epoch:
+        raise Fenced(
+            f"target {conn.endpoint.label} was written to under epoch {found} before this writer came with it: "
+            "another owner was given the same epoch, by a coordinator whose data was lost since",
+            found,
+        )
     if found > epoch:
         raise Fenced(
             f"target {conn.endpoint.label} has seen epoch {found} for this shard, this writer has {epoch}: "
@@ -174,13 +182,13 @@ def _refuse_newer(conn: Connection, stored: bytes | None, epoch: int) -> int:
     return found
 
 
-async def _raise_epoch(conn: Connection, key: bytes, epoch: int) -> None:
-    """Compare-and-set of the epoch at the target."""
+async def _raise_epoch(conn: Connection, key: bytes, epoch: int, unused: bool) -> None:
+    """Compare-and-set of the epoch at the target: of two who come with the same unused one, one gets it."""
     for _ in range(100):
         watch, stored = await conn.calls([[b"WATCH", key], [b"HGET", key, b"epoch"]])
         _check(watch, "WATCH")
         _check(stored, "HGET")
-        if _refuse_newer(conn, stored, epoch) == epoch:
+        if _refuse_newer(conn, stored, epoch, unused) == epoch:
             await conn.call(b"UNWATCH")
             return
         replies = await conn.calls(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,11 +10,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from kazoo.client import KazooClient
 
 from tests.support.process import ROOT, end, spawn, wait_until
+from tests.support.zookeeper import ZooKeeper
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 DEMO = (sys.executable, "-m", "console.cli.main", "demo")
@@ -45,10 +51,35 @@ def environment(place: Path) -> dict[str, str]:
     return {"TMPDIR": str(place / "tmp"), "HOME": str(place / "home"), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
+def workers_in(place: Path) -> list[int]:
+    """The processes that run links: grandchildren of the nodes, named by what forked them."""
+    found = []
+    for pid in children_of(place):
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        commands = [Path(f"/proc/{one}/cmdline").read_bytes().split(b"\0") for one in (pid, parent)]
+        if commands[0] == commands[1] and b"forkserver" in b" ".join(commands[0]):
+            found.append(pid)
+    return found
+
+
+@contextmanager
+def running(place: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A demonstration that writes until it is told to stop, and its log."""
+    log = place / "log"
+    with log.open("wb") as output:
+        command = (*DEMO, "--seconds", "600", *arguments)
+        process = spawn(command, stdout=output, stderr=output, cwd=ROOT, env=environment(place))
+    try:
+        wait_until(lambda: re.search(r"\d\.\d s  writing on both", log.read_text()), 120)
+        yield process, log
+    finally:
+        end(process)
+
+
 def test_both_sides_end_equal_and_nothing_is_left(place: Path) -> None:
     done = subprocess.run(
         [*DEMO, "--seconds", "3"], capture_output=True, text=True, timeout=250, check=False, cwd=ROOT,
-        env={**os.environ, **environment(place)},
+        env={**os.environ, **environment(place), "REDIS_CANAL__NODE": "of somebody else"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.splitlines()[-1]
@@ -61,53 +92,73 @@ def test_both_sides_end_equal_and_nothing_is_left(place: Path) -> None:
     assert children_of(place) == []
 
 
-def test_ctrl_c_stops_the_writers_and_compares(place: Path) -> None:
-    log = place / "log"
-    with log.open("wb") as output:
-        process = spawn((*DEMO, "--seconds", "600"), stdout=output, stderr=output, cwd=ROOT, env=environment(place))
-    try:
-        wait_until(lambda: re.search(r"\d\.\d s  writing on both", log.read_text()), 60)
+def test_the_console_is_open_on_it_and_a_worker_that_dies_is_replaced(place: Path) -> None:
+    with running(place) as (process, log):
+        address = re.search(r"the console, open on it: (http://127\.0\.0\.1:\d+)/", log.read_text())
+        assert address is not None, log.read_text()
+
+        def tasks() -> dict[str, str]:
+            with urllib.request.urlopen(f"{address[1]}/api/v1/tasks", timeout=30) as answer:
+                return {task["task"]: task["state"] for task in json.load(answer)["tasks"]}
+
+        both = {"shanghai-beijing": "streaming", "beijing-shanghai": "streaming"}
+        wait_until(lambda: tasks() == both, 30, "the console shows both tasks")
+        before = workers_in(place)
+        assert len(before) == 2
+        os.kill(before[0], signal.SIGKILL)
+        wait_until(lambda: len(set(workers_in(place)) - set(before)) == 1, 30, "another worker has taken its place")
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0, log.read_text()
-    finally:
-        end(process)
+        assert process.wait(90) == 0, log.read_text()
     assert "\nEQUAL: " in log.read_text()
     assert children_of(place) == []
 
 
 def test_nothing_outlives_a_demo_that_is_killed(place: Path) -> None:
-    log = place / "log"
-    with log.open("wb") as output:
-        process = spawn((*DEMO, "--seconds", "600"), stdout=output, stderr=output, cwd=ROOT, env=environment(place))
-    try:
-        wait_until(lambda: "writing on both" in log.read_text(), 60)
-        assert len(children_of(place)) == 4
-    finally:
+    with running(place) as (process, _):
+        assert len(children_of(place)) >= 2 + 2 * 3 + 1, "servers; daemon, fork server and worker of each node; console"
         end(process)
-    wait_until(lambda: children_of(place) == [], what="servers and links are gone")
+        wait_until(lambda: children_of(place) == [], what="everything that it started is gone")
 
 
-def test_a_link_that_dies_is_a_failure_that_says_so(place: Path) -> None:
-    log = place / "log"
-    with log.open("wb") as output:
-        process = spawn((*DEMO, "--seconds", "600"), stdout=output, stderr=output, cwd=ROOT, env=environment(place))
-    try:
-        wait_until(lambda: "writing on both" in log.read_text(), 60)
-        links = [pid for pid in children_of(place) if b"run" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
-        assert len(links) == 2
-        os.kill(links[0], signal.SIGKILL)
-        assert process.wait(60) == 1
-    finally:
-        end(process)
-    assert re.search(r"redis-canal: error: link \w+ → \w+ ended with code -9", log.read_text())
+def test_a_node_that_dies_is_a_failure_that_says_so(place: Path) -> None:
+    with running(place) as (process, log):
+        nodes = [pid for pid in children_of(place) if b"node" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+        os.kill(nodes[0], signal.SIGKILL)
+        assert process.wait(90) == 1
+    assert re.search(r"redis-canal: error: node \w+-1 ended with code -9", log.read_text())
     assert children_of(place) == []
+
+
+@pytest.mark.zookeeper
+def test_the_same_on_an_ensemble_which_is_left_as_it_was(place: Path) -> None:
+    with ZooKeeper.start() as zookeeper:
+        client = KazooClient(hosts=zookeeper.hosts)
+        client.start()
+        done = subprocess.run(
+            [*DEMO, "--seconds", "2", "--zookeeper", zookeeper.hosts], capture_output=True, text=True, timeout=250,
+            check=False, cwd=ROOT, env={**os.environ, **environment(place)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.splitlines()[-1].startswith("EQUAL: ")
+        assert client.get_children("/redis-canal-demo") == []
+        client.stop()
+        client.close()
+
+
+def test_an_ensemble_that_does_not_answer_is_refused_before_anything_starts(place: Path) -> None:
+    done = subprocess.run(
+        [*DEMO, "--zookeeper", "127.0.0.1:1"], capture_output=True, text=True, timeout=250, check=False, cwd=ROOT,
+        env={**os.environ, **environment(place)},
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert done.stderr.startswith("redis-canal: error: zookeeper 127.0.0.1:1/redis-canal-demo cannot be reached")
 
 
 def test_a_port_in_use_is_refused_before_anything_starts(place: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = subprocess.run(
-            [*DEMO, "--port", str(min(port, 65532)), "--seconds", "1"], capture_output=True, text=True, timeout=250,
+            [*DEMO, "--port", str(min(port, 65531)), "--seconds", "1"], capture_output=True, text=True, timeout=250,
             check=False, cwd=ROOT, env={**os.environ, **environment(place)},
         )  # fmt: skip
     assert done.returncode == 2

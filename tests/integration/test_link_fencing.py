@@ -202,3 +202,42 @@ def test_a_slow_line_is_not_taken_for_a_dead_one(
         link.in_step(source, 30)
         assert link.status.target_reconnects == 0
         wait_equal(source, target, 10)
+
+
+@pytest.mark.parametrize("writer", MODES)
+def test_of_two_owners_with_one_epoch_the_second_at_the_target_is_turned_away(
+    redis_server: StartServer, server_version: str, tmp_path: Path, writer: str
+) -> None:
+    """A coordinator that lost its data while the target was away gives the same epoch to a second owner."""
+    source, target = redis_server(server_version), redis_server(server_version)
+    settings = {"writer": writer, "epoch": 1, "uid": "u", "epoch_unused": True}
+    with Link(source, target, tmp_path / "a", **settings) as first:
+        first.streaming()
+        second = Link(source, target, tmp_path / "b", **settings).start()
+        error = second.failed()
+        assert isinstance(error, Fenced)
+        assert error.epoch == 1
+        source.client().incr("counter")
+        first.in_step(source)
+        assert first.status.target_reconnects == 0, "who writes was not disturbed"
+    settings["epoch_unused"] = False  # a worker started again in the same owner's care
+    with Link(source, target, tmp_path / "a", **settings) as again:
+        again.streaming()
+    wait_equal(source, target)
+
+
+def test_of_two_owners_that_come_at_once_with_one_epoch_one_gets_it(redis_server: StartServer, tmp_path: Path) -> None:
+    source, target = redis_server(), redis_server()
+    settings = {"epoch": 1, "uid": "u", "epoch_unused": True}
+    both = [Link(source, target, tmp_path / name, **settings) for name in ("a", "b")]
+    for link in both:
+        link.start()
+    wait_until(lambda: any(not link.running for link in both), 30, "one is turned away")
+    [away] = [link for link in both if not link.running]
+    [stays] = [link for link in both if link.running]
+    assert isinstance(away.failed(), Fenced)
+    stays.streaming()
+    source.client().incr("counter")
+    stays.in_step(source)
+    stays.stop()
+    wait_equal(source, target)

@@ -65,7 +65,7 @@ async def ended(child: Child) -> int:
 
 async def test_a_worker_tells_its_status_and_how_it_ended(workers: ForkServer, config: LinkConfig) -> None:
     child = await workers.spawn()
-    child.writer.write(frames.encode(start_message(config, paused=False, fresh=True, log_level=20)))
+    child.writer.write(frames.encode(start_message(config, paused=False, log_level=20)))
     messages = []
     while (message := await asyncio.wait_for(frames.read(child.reader), 60)) is not None:
         messages.append(message)
@@ -79,7 +79,7 @@ async def test_a_worker_tells_its_status_and_how_it_ended(workers: ForkServer, c
 
 async def test_no_secret_is_in_the_process_list(workers: ForkServer, config: LinkConfig) -> None:
     child = await workers.spawn()
-    child.writer.write(frames.encode(start_message(config, paused=False, fresh=False, log_level=20)))
+    child.writer.write(frames.encode(start_message(config, paused=False, log_level=20)))
     await frames.read(child.reader)
     for name in ("cmdline", "environ"):
         assert b"hunter2" not in Path(f"/proc/{child.pid}/{name}").read_bytes()
