@@ -38,7 +38,7 @@ from sync.snapshot import Contact, SnapshotRun
 from sync.status import LinkStatus
 from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.target.connection import Connection, connect
-from sync.target.fence import Fence, databases, fence, read_checkpoint, refuse_duplicate, server_info
+from sync.target.fence import Fence, databases, fence, may_join, read_checkpoint, refuse_duplicate, server_info
 from sync.target.standalone import GUARD, BatchRefused
 from sync.throttle import Throttle
 from sync.transform import Transform
@@ -314,6 +314,8 @@ class Replay:
             await conn.call(b"SCRIPT", b"LOAD", GUARD)
         self._members = await conn.call(b"SMEMBERS", refetch_key(config.task, config.shard))
         count = await databases(conn)
+        # one way only: two ways, the other link looks at every command here for what it does to its key
+        join = not config.two_way and await may_join(conn, self._key)
         tagger = Tagger(self._key, self._state.uid, config.source_dc, fenced.checkpoint)
         session = Session(
             config,
@@ -329,6 +331,7 @@ class Replay:
             guarded,
             start,
             generation,
+            join=join,
         )
         session.paused = self._paused
         session.databases = count

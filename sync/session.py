@@ -14,7 +14,7 @@ from canal.errors import CanalError, ReplayError, Unready
 from canal.journal.chunk import Chunk
 from canal.journal.reader import StreamReader
 from canal.position import Position
-from sync.batch import Batch, Batcher, command_at, without
+from sync.batch import Batch, Batcher, Failures, command_at, without
 from sync.config import LinkConfig
 from sync.deadletter import DeadLetters, describe
 from sync.expiry import Deadlines
@@ -25,7 +25,7 @@ from sync.status import LinkStatus
 from sync.tag import Tagger
 from sync.target.connection import Connection
 from sync.target.fence import Fence
-from sync.target.standalone import BatchRefused, Failures, Writer
+from sync.target.standalone import BatchRefused, Writer
 from sync.throttle import Throttle
 from sync.troubles import Troubles
 from sync.ttl import TtlGuard
@@ -36,6 +36,8 @@ _NEAR_BYTES = 4 << 20
 _FETCH_AT_ONCE = 1000
 REPLY_TIMEOUT_S = 60.0
 """A connection on which nothing moves for so long, though work is on its way, is given up."""
+_LOOK_S = 0.05
+"""How often it is looked whether anything moves: that asks the kernel."""
 _BARE_AFTER_BYTES = 1 << 20
 _BARE_AFTER_SECONDS = 1.0
 _FAILING_ON_PURPOSE = (b"EVAL", b"EVALSHA", b"FCALL")
@@ -65,6 +67,7 @@ class Session:
         start: Position,
         generation: int,
         seen: Callable[[], str] | None = None,
+        join: bool = False,
     ) -> None:
         self.config = config
         self.status = status
@@ -92,7 +95,9 @@ class Session:
             on_commit=self._commit,
             wake=wake.set,
             seen=seen,
+            join=join,
         )
+        self._looked = 0.0
         self._dropped_since = 0.0
         self.throttle = Throttle(status)
         self.requests = Requests(config.state_dir)
@@ -336,7 +341,11 @@ class Session:
             raise error
         if self.capture.generation != self.generation:
             raise Superseded("the source began a new snapshot")
-        if self.writer.stuck_for(time.monotonic()) > REPLY_TIMEOUT_S:
+        now = time.monotonic()
+        if now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        if self.writer.stuck_for(now) > REPLY_TIMEOUT_S:
             raise Unready(
                 f"target {self.config.target.label} has neither taken nor answered anything for {REPLY_TIMEOUT_S:g} s "
                 "though a transaction is on its way: connecting anew"

@@ -232,6 +232,12 @@ async def databases(conn: Connection) -> int:
     return beyond
 
 
+async def may_join(conn: Connection, key: bytes) -> bool:
+    """Whether the user may send MSET, to which runs of SET are joined: it is queued, and thrown away."""
+    replies = await conn.calls([[b"MULTI"], [b"MSET", key, b""], [b"DISCARD"]])
+    return not isinstance(replies[1], hiredis.ReplyError)
+
+
 async def user_keys(conn: Connection) -> int:
     """How many keys the target holds besides the reserved ones."""
     info = parse_info(await conn.call(b"INFO", b"keyspace"))

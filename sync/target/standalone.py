@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,13 +24,10 @@ import hiredis
 
 from canal.errors import CanalError, Unreachable, Unready
 from canal.resp import encode
-from sync.batch import EXEC, MULTI, Batch, Rendered, render, script_form
+from sync.batch import EXEC, MULTI, Batch, Failures, Rendered, render, script_form
 from sync.tag import Tagger
 from sync.target.connection import MAX_REPLY, Connection
 from sync.target.errors import classify, is_transient
-
-Failures = list[tuple[int, str]]
-"""(number of the user's command in the batch, error text) of commands that failed inside a transaction."""
 
 _LONG: Final = 1 << 20
 
@@ -117,6 +113,7 @@ class Writer:
         wake: Callable[[], None],
         window_bytes: int = 8 << 20,
         seen: Callable[[], str] | None = None,
+        join: bool = False,
     ) -> None:
         self._replid_at = replid_at
         self.guarded = guarded
@@ -132,6 +129,7 @@ class Writer:
         self._wake = wake
         self._window = window_bytes
         self._seen = seen
+        self._join = join
         self._ahead: _Flight | None = None  # gated: sent without its EXEC (or, for old servers, only its MULTI)
         self._db = 0
         self._bytes = 0
@@ -186,9 +184,7 @@ class Writer:
         batch.sent = time.monotonic()
         if self.guarded and not batch.noscript and not batch.solo and self._submit_guarded(batch):
             return
-        rendered = render(
-            batch, self._tagger, self._replid_at(batch.end), self._db, seen=self._seen() if self._seen else ""
-        )
+        rendered = self._rendered(batch, self._db)
         self._db = rendered.db
         self._stands = self._after(batch)
         flight = _Flight(batch, rendered, False, len(rendered.body))
@@ -216,8 +212,12 @@ class Writer:
             for part in parts:
                 self._conn.write(part)
 
+    def _rendered(self, batch: Batch, db: int) -> Rendered:
+        seen = self._seen() if self._seen else ""
+        return render(batch, self._tagger, self._replid_at(batch.end), db, seen=seen, join=self._join)
+
     def _submit_guarded(self, batch: Batch) -> bool:
-        rendered = render(batch, self._tagger, self._replid_at(batch.end), 0, seen=self._seen() if self._seen else "")
+        rendered = self._rendered(batch, 0)
         arguments = script_form(rendered)
         if arguments is None:
             return False
@@ -369,7 +369,7 @@ class Writer:
                 if number in own:
                     self._fail(Unready(f"target: our own command in the transaction failed: {text}"))
                     return None
-            return [(number - bisect_left(own, number), text) for number, text in bad]
+            return flight.rendered.failures(flight.batch, bad)
         self._aborted(flight, replies)
         return None
 
@@ -382,7 +382,8 @@ class Writer:
             reason = texts[0][1] if texts else str(replies[-1])
             self._fail(Unready(f"target refused a transaction: {reason}"))
             return
-        failures = [(i - bisect_left(own, i), text) for i, text in lasting if i not in own]
+        refused = [(i, text) for i, text in lasting if i not in own]
+        failures = flight.rendered.failures(flight.batch, refused)
         if not failures:
             self._fail(classify(lasting[0][1], "writing the checkpoint"))
             return
@@ -402,9 +403,8 @@ class Writer:
                     return
                 flight = self.in_flight.popleft()
                 self._bytes -= flight.size
-                own = flight.rendered.own
                 pairs = zip(reply[::2], reply[1::2], strict=True)
-                failures = [(int(n) - bisect_left(own, int(n)), _text(e)) for n, e in pairs]
+                failures = flight.rendered.failures(flight.batch, [(int(n), _text(e)) for n, e in pairs])
                 self._on_commit(flight.batch, failures)
                 if self.error is None and not self.in_flight:
                     self._release()
