@@ -185,6 +185,12 @@ class Capture:
             self._ask(position, f"the journal does not reach the target's checkpoint {position}")
         return "wait"
 
+    def moved(self, to: Endpoint) -> None:
+        """The source is another server now: leave the old one, whatever its connection does."""
+        if self.status.full is None and not (self.status.connected and self._replica.endpoint == to):
+            self._replica.pause(f"the source is {to.label} now")
+            self._replica.resume()
+
     def full_resync(self, reason: str) -> None:
         """Ask the source for a snapshot, whatever is there."""
         self._ask(None, reason)

@@ -12,15 +12,12 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from redis.asyncio.client import PubSub
-from redis.exceptions import RedisError
-
+from canal.asking import Asker, asking
 from canal.backoff import Backoff
-from canal.endpoint import control, control_error
 from canal.errors import AuthError, CanalError, ConfigError, NotRedis, PeerError, TlsError, Unreachable, Unready
 from canal.url import Endpoint, Group
 
@@ -46,7 +43,7 @@ _known: dict[tuple[tuple[Address, ...], str], _Known] = {}
 
 
 async def master_of(endpoint: Endpoint) -> Endpoint:
-    """The master of a Sentinel group. Raises Unready (retry) while it is not clear, ConfigError for an unknown name."""
+    """The master of a Sentinel group. Raises Unready (retry) while it is not clear, PeerError for an unknown name."""
     group = endpoint.group
     assert group is not None
     known = _known.setdefault((group.seeds, group.name), _Known())
@@ -121,23 +118,19 @@ class _Poll:
     async def _one(self, address: Address) -> None:
         sentinel = sentinel_at(self._endpoint, address)
         try:
-            async with asyncio.timeout(_ANSWER_S * 2), control(sentinel, timeout_s=_ANSWER_S) as client:
-                name = self._group.name
-                answer: Any = await client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)  # type: ignore[no-untyped-call]
+            async with asking(sentinel, _ANSWER_S) as asker:
+                name = self._group.name.encode()
+                answer = await asker.ask(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name, timeout_s=_ANSWER_S)
                 if answer is None:
                     self.unknown += 1
                     return
-                host, port = answer[0].decode(), int(answer[1])
-                # its vote counts only once: the others are asked for before it is cast
-                more: Any = await client.execute_command("SENTINEL", "SENTINELS", name)  # type: ignore[no-untyped-call]
+                more = await asker.ask(b"SENTINEL", b"SENTINELS", name, timeout_s=_ANSWER_S)
                 self.others |= set(_addresses(more))
-                self.votes[host, port] += 1
-        except (RedisError, OSError) as error:
-            self._errors.append(_of_sentinel(sentinel, error))
-        except TimeoutError:
-            self._errors.append(Unreachable(f"Sentinel {sentinel.address} did not answer within {_ANSWER_S:g} s"))
+                self.votes[answer[0].decode(), int(answer[1])] += 1
         except CanalError as error:
-            self._errors.append(error)
+            self._errors.append(_of_sentinel(error))
+        except (TypeError, ValueError, IndexError, AttributeError):
+            self._errors.append(NotRedis(f"Sentinel {sentinel.label}: an answer of another shape than a Sentinel's"))
 
     def summary(self) -> str:
         """What the Sentinels said, in a line."""
@@ -153,7 +146,7 @@ class _Poll:
         """Why there is no answer: a mistake, or something that passes."""
         label = self._endpoint.label
         if self.unknown >= self._needed:
-            return ConfigError(f"{label}: {self.summary()}; check the name at the end of the URL (SENTINEL MASTERS)")
+            return PeerError(f"{label}: {self.summary()}; check the name at the end of the URL (SENTINEL MASTERS)")
         for kind in (AuthError, TlsError, NotRedis, ConfigError):
             for error in self._errors:
                 if isinstance(error, kind) and not self.votes:
@@ -176,12 +169,11 @@ def sentinel_at(endpoint: Endpoint, address: Address) -> Endpoint:
     return Endpoint(scheme, host, port, username=group.username, password=group.password, tls=group.tls)
 
 
-def _of_sentinel(sentinel: Endpoint, error: RedisError | OSError) -> PeerError:
-    found = control_error(sentinel, error, _ANSWER_S)
-    if isinstance(found, AuthError):
-        text = f"Sentinel {found}; Sentinels have credentials of their own (--source-sentinel-password-file …, "
+def _of_sentinel(error: CanalError) -> CanalError:
+    if isinstance(error, AuthError):
+        text = f"Sentinel {error}; Sentinels have credentials of their own (--source-sentinel-password-file …, "
         return AuthError(text + "or sentinel_credentials in the task)")
-    return type(found)(f"Sentinel {found}")
+    return type(error)(f"Sentinel {error}")
 
 
 def _addresses(answer: Any) -> Iterable[Address]:
@@ -195,14 +187,13 @@ def _addresses(answer: Any) -> Iterable[Address]:
 
 async def _must_be_master(endpoint: Endpoint, member: Endpoint) -> None:
     """Raise Unready when the server that was named is a replica, and what its connection raises."""
-    try:
-        async with control(member, timeout_s=_ANSWER_S * 2) as client:
-            role: Any = await client.execute_command("ROLE")  # type: ignore[no-untyped-call]
-    except (RedisError, OSError) as error:
-        found = control_error(member, error)
-        if isinstance(found, AuthError) and "permission" in str(found):
-            return  # a user that may only replicate: what follows will show
-        raise found from None
+    async with asking(member, _ANSWER_S * 2) as asker:
+        try:
+            role = await asker.ask(b"ROLE", timeout_s=_ANSWER_S * 2)
+        except AuthError as error:
+            if "NOPERM" in str(error):
+                return  # a user that may only replicate: what follows will show
+            raise
     if role[0] != b"master":
         word = role[0].decode()
         raise Unready(
@@ -214,9 +205,9 @@ async def _must_be_master(endpoint: Endpoint, member: Endpoint) -> None:
 
 
 class SwitchWatch:
-    """Listens to all Sentinels of a group; ``switched`` is awaited with the new master whenever it is another one."""
+    """Listens to all Sentinels of a group; ``switched`` is called with the new master whenever it is another one."""
 
-    def __init__(self, endpoint: Endpoint, switched: Callable[[Endpoint], Awaitable[None]]) -> None:
+    def __init__(self, endpoint: Endpoint, switched: Callable[[Endpoint], None]) -> None:
         assert endpoint.group is not None
         self._endpoint = endpoint
         self._group: Group = endpoint.group
@@ -234,26 +225,28 @@ class SwitchWatch:
         backoff = Backoff(0.5, 5.0)
         while True:
             try:
-                async with control(sentinel, timeout_s=_ANSWER_S) as client, client.pubsub() as pubsub:
-                    await pubsub.subscribe("+switch-master")
+                async with asking(sentinel, _ANSWER_S) as asker:
+                    await asker.ask(b"SUBSCRIBE", b"+switch-master", timeout_s=_ANSWER_S)
                     await self._look()  # what happened while nobody listened
                     backoff.reset()
-                    await self._hear(pubsub)
-            except (RedisError, OSError, TimeoutError, CanalError) as error:
+                    await self._hear(asker)
+            except CanalError as error:
                 log.debug("Sentinel %s: %s", sentinel.address, error)
             await asyncio.sleep(backoff.next())
 
-    async def _hear(self, pubsub: PubSub) -> None:
+    async def _hear(self, asker: Asker) -> None:
         """Until the Sentinel has been silent for too long."""
-        heard = time.monotonic()
-        while time.monotonic() - heard < 3 * _SIGN_OF_LIFE_S:
-            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=_SIGN_OF_LIFE_S)
-            if message is None:
-                await pubsub.ping()
+        silent = 0
+        while silent < 3:
+            try:
+                message = await asker.next(_SIGN_OF_LIFE_S)
+            except TimeoutError:
+                silent += 1
+                asker.send(b"PING")
                 continue
-            heard = time.monotonic()
-            name = bytes(message.get("data") or b"").split(b" ")[0]
-            if message.get("type") == "message" and name == self._group.name.encode():
+            silent = 0
+            told = isinstance(message, list) and len(message) == 3 and message[0] == b"message"
+            if told and bytes(message[2]).split(b" ")[0] == self._group.name.encode():
                 forget(self._endpoint)
                 await self._look()
 
@@ -269,6 +262,6 @@ class SwitchWatch:
                     continue
                 if self._current is not None and found != self._current:
                     log.warning("the Sentinels moved %s to %s", self._endpoint.label, found.address)
-                    await self._switched(found)
+                    self._switched(found)
                 self._current = found
                 return

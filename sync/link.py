@@ -18,6 +18,7 @@ from sync.config import LinkConfig
 from sync.horizon import Horizon
 from sync.letters import WaitingCount
 from sync.linkstate import LinkState
+from sync.moves import follow_moves
 from sync.replay import Replay
 from sync.status import LinkStatus
 from sync.target.fence import Fenced
@@ -143,6 +144,7 @@ class Link:
         ticking = asyncio.create_task(self._ticker(capture, replay), name="ticker")
         horizon = Horizon(self.config, self.status, lambda: capture.journal.size)
         looking = asyncio.create_task(horizon.run(), name="horizon")
+        moving = asyncio.create_task(follow_moves(self.config, capture, replay), name="moves")
         try:
             while not replaying.done():
                 await asyncio.wait({replaying, following, ticking}, timeout=1.0, return_when="FIRST_COMPLETED")
@@ -156,7 +158,7 @@ class Link:
                     await asyncio.wait({replaying, ticking}, timeout=1.0, return_when="FIRST_COMPLETED")
             replaying.result()
         finally:
-            await _end(replaying, following, ticking, looking)
+            await _end(replaying, following, ticking, looking, moving)
 
     async def _follow(self, capture: Capture) -> None:
         await capture.begun.wait()

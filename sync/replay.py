@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -10,7 +11,8 @@ from dataclasses import replace
 from canal.backoff import Backoff
 from canal.capture import Capture
 from canal.commands import ServerKind
-from canal.errors import AuthError, CanalError, PeerError, ProtocolError, RdbError, Unready
+from canal.endpoint import Endpoint
+from canal.errors import AuthError, CanalError, PeerError, ProtocolError, RdbError, Unreachable, Unready
 from canal.journal.chunk import JournalDamaged, SpoolAborted
 from canal.position import Position
 from sync.adjust import make_rules
@@ -79,6 +81,8 @@ class Replay:
         self._paused = False
         self.throttle = Throttle(status, config.throttle)
         self._session: Session | None = None
+        self._conn: Connection | None = None
+        self._again = asyncio.Event()  # an attempt is worth while now
         self._members: list[bytes] = []  # of the set of keys that wait to be fetched
         self._found_at = 0  # newest position found in the target's checkpoint
         self._asked_always = False
@@ -92,6 +96,13 @@ class Replay:
         if self._session is not None:
             self._session.paused = paused
         self._wake.set()
+
+    def moved(self, to: Endpoint) -> None:
+        """The target is another server now: leave the old one, and do not wait before the next attempt."""
+        self._backoff.reset()
+        self._again.set()
+        if self._conn is not None and self._conn.endpoint != to:
+            self._conn.close(Unreachable(f"the target is {to.label} now"))
 
     def sent_to(self) -> int:
         """The newest offset that may have been applied."""
@@ -145,7 +156,9 @@ class Replay:
         log.info("%s; next attempt in %.1f s", self._status.last_error, delay)
         if self.stop_by is not None:
             delay = min(delay, max(0.0, self.stop_by - time.monotonic()))
-        await asyncio.sleep(delay)
+        self._again.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._again.wait(), delay)
 
     def _past_deadline(self) -> bool:
         return self.stop_by is not None and time.monotonic() >= self.stop_by
@@ -177,7 +190,7 @@ class Replay:
     async def _one_session(self) -> bool:
         """Connect, fence, and replay until something ends it. True when the link is done."""
         config, status = self._config, self._status
-        conn = await connect(config.target)
+        conn = self._conn = await connect(config.target)
         try:
             await self._first_look(conn)
             unused = not status.epoch and (config.epoch_unused or not config.epoch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -116,6 +116,23 @@ def side_options(side: str) -> Callable[[F], F]:
             f"--{side}-server-name", metavar="NAME", help="Name that the certificate must carry (default: host)."
         ),
         click.option(f"--{side}-insecure", is_flag=True, help=f"Do not verify the {side}'s certificate."),
+        click.option(
+            f"--{side}-sentinel-username",
+            metavar="USER",
+            envvar=f"REDIS_CANAL_{upper}_SENTINEL_USERNAME",
+            help=f"ACL user at the {side}'s Sentinels.",
+        ),
+        click.option(
+            f"--{side}-sentinel-password-file",
+            metavar="FILE",
+            help=f"Their password, first line; else REDIS_CANAL_{upper}_SENTINEL_PASSWORD.",
+        ),
+        click.option(
+            f"--{side}-address-map",
+            metavar="ANNOUNCED=REACHED",
+            multiple=True,
+            help="Where an address that Sentinels or cluster nodes announce is reached from here.",
+        ),
     )
 
     def decorate(function: F) -> F:
@@ -136,9 +153,33 @@ def endpoint(side: str, url: str, given: dict[str, Any]) -> Endpoint:
     else:
         password = os.environ.get(f"REDIS_CANAL_{side.upper()}_PASSWORD") or None
     try:
-        return parse_url(url, username=given[f"{side}_username"] or None, password=password, tls=_tls(side, given))
+        made = parse_url(url, username=given[f"{side}_username"] or None, password=password, tls=_tls(side, given))
+        return _with_group(side, made, given)
     except ConfigError as error:
         raise ConfigError(f"--{side}: {error}") from None
+
+
+def _with_group(side: str, made: Endpoint, given: dict[str, Any]) -> Endpoint:
+    """The same with how the Sentinels are logged in to, and where announced addresses are reached."""
+    user, file, pairs = (
+        given[f"{side}_{name}"] for name in ("sentinel_username", "sentinel_password_file", "address_map")
+    )
+    if made.group is None:
+        if user or file or pairs:
+            raise ConfigError("options for Sentinels or an address map were given with the URL of one server")
+        return made
+    from canal.url import parse_address_map
+
+    if file is not None:
+        password: str | None = read_secret(file, f"--{side}-sentinel-password-file")
+    else:
+        password = os.environ.get(f"REDIS_CANAL_{side.upper()}_SENTINEL_PASSWORD") or None
+    if user and password is None:
+        raise ConfigError(f"--{side}-sentinel-username without a password; give --{side}-sentinel-password-file")
+    if any("=" not in pair for pair in pairs):
+        raise ConfigError(f"--{side}-address-map: expected ANNOUNCED=REACHED, for example 10.0.0.1:6379=gate:7001")
+    mapped = parse_address_map(dict(pair.split("=", 1) for pair in pairs))
+    return replace(made, group=replace(made.group, username=user or None, password=password, address_map=mapped))
 
 
 def _tls(side: str, given: dict[str, Any]) -> TlsOptions | None:

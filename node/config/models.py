@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from canal.errors import ConfigError
-from canal.url import Endpoint, parse_url
+from canal.url import Endpoint, parse_address_map, parse_url
 from node.coordination.records import check_name
 from sync.filters import KeyPattern
 from sync.transform import Transform, TransformOptions
@@ -167,17 +168,38 @@ class NodeConfig(Strict):
         return self.http.advertise or f"http://{self.http.listen}"
 
 
+def _address_map(pairs: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    try:
+        return parse_address_map(pairs)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
 class SideConfig(Strict):
     """One side of a task."""
 
     datacenter: Datacenter
     url: ServerUrl
     credentials: str | None = None
+    sentinel_credentials: str | None = Field(default=None, description="how to log in to the Sentinels")
+    address_map: dict[str, str] = Field(default={}, description="announced address -> where it is reached from here")
+
+    @model_validator(mode="after")
+    def _group(self) -> SideConfig:
+        group = self.endpoint.group
+        if self.sentinel_credentials is not None and (group is None or group.kind != "sentinel"):
+            raise ValueError("sentinel_credentials are for redis+sentinel:// URLs")
+        if self.address_map and group is None:
+            raise ValueError("address_map is for the URLs of Sentinels and clusters")
+        return self
 
     @property
     def endpoint(self) -> Endpoint:
         """The server without its credentials."""
-        return parse_url(self.url)
+        endpoint = parse_url(self.url)
+        if endpoint.group is None:
+            return endpoint
+        return replace(endpoint, group=replace(endpoint.group, address_map=_address_map(self.address_map)))
 
 
 class TwoWayConfig(Strict):

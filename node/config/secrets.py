@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from canal.errors import ConfigError
-from canal.url import Endpoint, TlsOptions, parse_url
+from canal.url import Endpoint, TlsOptions
 from node.config.models import Credential, SideConfig
 
 _SECRET_MAX = 64 * 1024
@@ -53,16 +53,10 @@ def placed(path: Path, environ: Mapping[str, str]) -> Path:
 
 def resolve(side: str, config: SideConfig, credentials: Mapping[str, Credential]) -> Endpoint:
     """The endpoint of one side of a task with this machine's credentials. Raises ConfigError."""
-    endpoint = parse_url(config.url)
+    endpoint = _sentinels(side, config, config.endpoint, credentials)
     if config.credentials is None:
         return endpoint
-    credential = credentials.get(config.credentials)
-    if credential is None:
-        listed = ", ".join(sorted(credentials)) or "none"
-        raise ConfigError(
-            f"{side}: credential {config.credentials!r} is not known on this node (known: {listed});"
-            " add it under credentials: in node.yaml"
-        )
+    credential = _credential(side, config.credentials, credentials)
     if credential.has_tls and endpoint.tls is None:
         raise ConfigError(f"{side}: credential {config.credentials} has TLS options, but the URL is not rediss://")
     secret = password(config.credentials, credential)
@@ -72,6 +66,33 @@ def resolve(side: str, config: SideConfig, credentials: Mapping[str, Credential]
         password=secret,
         tls=_tls(credential) if endpoint.tls is not None else None,
     )
+
+
+def _credential(side: str, name: str, credentials: Mapping[str, Credential]) -> Credential:
+    credential = credentials.get(name)
+    if credential is None:
+        listed = ", ".join(sorted(credentials)) or "none"
+        raise ConfigError(
+            f"{side}: credential {name!r} is not known on this node (known: {listed});"
+            " add it under credentials: in node.yaml"
+        )
+    return credential
+
+
+def _sentinels(side: str, config: SideConfig, endpoint: Endpoint, credentials: Mapping[str, Credential]) -> Endpoint:
+    """How the Sentinels are logged in to: credentials of their own; TLS as with the data servers unless these say."""
+    group = endpoint.group
+    if group is None or group.kind != "sentinel":
+        return endpoint
+    if group.tls is not None and config.credentials is not None:
+        group = replace(group, tls=_tls(_credential(side, config.credentials, credentials)))
+    if config.sentinel_credentials is not None:
+        name = config.sentinel_credentials
+        own = _credential(side, name, credentials)
+        group = replace(group, username=own.username, password=password(name, own))
+        if own.has_tls:
+            group = replace(group, tls=_tls(own))
+    return replace(endpoint, group=group)
 
 
 def _tls(credential: Credential) -> TlsOptions:

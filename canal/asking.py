@@ -1,0 +1,81 @@
+"""A short-lived connection for a few questions: nothing of it is left behind when whoever asks is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import hiredis
+
+from canal.endpoint import open_connection
+from canal.errors import AuthError, NotRedis, PeerError, Unreachable
+from canal.resp import encode
+from canal.url import Endpoint
+
+_ENDED = object()
+_AUTH = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR invalid password", "ERR Client sent AUTH", "ERR AUTH", "DENIED")
+
+
+class Asker(asyncio.Protocol):
+    """Made by `asking`. Replies come in order; what nobody asked for (pub/sub) stands among them."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._label = endpoint.label
+        self._reader = hiredis.Reader()
+        self._replies: asyncio.Queue[Any] = asyncio.Queue()
+        self.transport: asyncio.Transport | None = None
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                self._replies.put_nowait(reply)
+        except hiredis.ProtocolError as error:
+            self._replies.put_nowait(NotRedis(f"{self._label}: no Redis answers there: {error}"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._replies.put_nowait(_ENDED)
+
+    async def next(self, timeout_s: float) -> Any:
+        """The next reply; an error reply is returned. Raises Unreachable when the connection ends, TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            reply = await self._replies.get()
+        if reply is _ENDED:
+            self._replies.put_nowait(_ENDED)
+            raise Unreachable(f"{self._label}: the connection was closed")
+        if isinstance(reply, NotRedis):
+            raise reply
+        return reply
+
+    def send(self, *words: bytes) -> None:
+        """Send a command; its reply comes by `next`."""
+        assert self.transport is not None
+        self.transport.write(encode(list(words)))
+
+    async def ask(self, *words: bytes, timeout_s: float) -> Any:
+        """One command and its reply; AuthError, PeerError for an error reply, Unreachable when none comes."""
+        self.send(*words)
+        try:
+            reply = await self.next(timeout_s)
+        except TimeoutError:
+            raise Unreachable(f"{self._label}: no answer within {timeout_s:g} s") from None
+        if isinstance(reply, hiredis.ReplyError):
+            kind = AuthError if str(reply).startswith(_AUTH) else PeerError
+            raise kind(f"{self._label}: {reply}")
+        return reply
+
+
+@asynccontextmanager
+async def asking(endpoint: Endpoint, timeout_s: float) -> AsyncIterator[Asker]:
+    """Connect and authenticate. Raises what `open_connection` raises, and AuthError."""
+    transport, asker = await open_connection(endpoint, lambda: Asker(endpoint), timeout_s)
+    asker.transport = transport
+    try:
+        if endpoint.password is not None:
+            user = [endpoint.username.encode()] if endpoint.username else []
+            await asker.ask(b"AUTH", *user, endpoint.password.encode(), timeout_s=timeout_s)
+        yield asker
+    finally:
+        transport.abort()
