@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from canal.endpoint import Endpoint
     from sync.verify import Options, Progress, Report
+    from sync.verify.repair import Where
 
 LIMIT = 10_000
 
@@ -75,12 +76,26 @@ def options_of(given: dict[str, Any]) -> Options:
     metavar="FILE",
     help="Remember there how far it is; the next call with this file goes on.",
 )
+@click.option("--repair", is_flag=True, help="Afterwards give both sides the same, while writes go on.")
+@click.option(
+    "--by",
+    type=click.Choice(["auto", "echo", "write"]),
+    default="auto",
+    show_default=True,
+    help="Have each key's home write it again in place, for the link to bring over; or write to the target.",
+)
+@click.option(
+    "--home", "homes", multiple=True, metavar="WORD", help="Whose state wins: source (default), target, hash …"
+)
+@click.option("--source-dc", default="source", show_default=True, metavar="NAME", help="For --home hash.")
+@click.option("--target-dc", default="target", show_default=True, metavar="NAME", help="For --home hash.")
+@click.option("--yes", is_flag=True, help="Repair without asking.")
 @output_option
 def command(**given: Any) -> int:
     """Compare the keys of two servers: type, value, deadline, function libraries; in both directions.
 
-    Works while writes go on: a difference counts only if every round saw the same. Nothing is written. Exit code
-    0 when equal, 1 when different.
+    Works while writes go on: a difference counts only if every round saw the same. Nothing is written but by --repair.
+    Exit code 0 when equal (in the end), 1 when different.
     """
     import asyncio
 
@@ -88,8 +103,40 @@ def command(**given: Any) -> int:
     options = options_of(given)
     with progress_bar() as progress:
         report = asyncio.run(_compare(source, target, options, progress, given["state"]))
+    if given["repair"] and not report.equal:
+        report = _repair(source, target, options, report, given)
     print_report(report, cast(Format, given["output"]))
     return 0 if report.equal else 1
+
+
+def _repair(source: Endpoint, target: Endpoint, options: Options, report: Report, given: dict[str, Any]) -> Report:
+    """Say what would be done, ask, do it, and look again."""
+    import asyncio
+
+    from sync.verify.repair import Remedy, choose_means, repair
+
+    home = _home(given)
+    both = any(home((one.db, one.key)) == "second" for one in report.differences)
+    means = given["by"] if given["by"] != "auto" else asyncio.run(choose_means(source, target, both))
+    remedy = Remedy(means, home)
+    click.echo(f"{summary(report)}", err=True)
+    click.echo(f"repair: {remedy.words(report.differences, source.label, target.label)}", err=True)
+    if not given["yes"] and not click.confirm("Repair?", err=True):
+        return report
+    with progress_bar() as progress:
+        remedy.progress = progress
+        return asyncio.run(repair(source, target, options, report, remedy))
+
+
+def _home(given: dict[str, Any]) -> Callable[[tuple[int, bytes]], Where]:
+    from sync.homes import Homes
+
+    words = given["homes"] or ("source",)
+    if words in (("source",), ("target",)):
+        side: Where = "first" if words == ("source",) else "second"
+        return lambda place: side
+    homes = Homes(words, (given["source_dc"], given["target_dc"]))
+    return lambda place: "first" if homes.home(place) == given["source_dc"] else "second"
 
 
 async def _compare(
@@ -142,6 +189,8 @@ def print_report(report: Report, form: Format) -> None:
 def summary(report: Report) -> str:
     """One line that says how it went."""
     words = "equal" if report.equal else f"{report.different:,} differences"
+    if report.repaired:
+        words += f", {report.repaired:,} repaired"
     if report.overflow:
         words += f", {len(report.differences):,} of them remembered (--limit)"
     if report.unsettled:

@@ -111,6 +111,13 @@ class Comparison:
         self._show()
         return report
 
+    async def check(self, places: list[Place]) -> Report:
+        """Compare these keys of the first side, and the function libraries, alone."""
+        await self._look(places)
+        self._hold(await self._looks.libraries())
+        await self._settle()
+        return self.report
+
     def _resumed(self, resume: dict[str, Any]) -> float:
         try:
             if resume["version"] != 1:

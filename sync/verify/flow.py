@@ -21,6 +21,7 @@ class Flow:
     """The links between a pair, in either direction, found by their checkpoints."""
 
     def __init__(self, pair: Pair) -> None:
+        self._pair = pair
         self._ways = ((pair.first, pair.second), (pair.second, pair.first))
 
     async def settle(self, pause_s: float) -> None:
@@ -35,6 +36,11 @@ class Flow:
     async def forward(self) -> bool:
         """Does a link run from the first side to the second?"""
         return await self._linked(*self._ways[0])
+
+    async def links(self) -> list[bytes]:
+        """The checkpoints, at the second side, of links from the first."""
+        here = await _offset(self._pair.first)
+        return [] if here is None else list(await _positions(self._pair.second, here.replid))
 
     async def backward(self) -> bool:
         """Does a link run from the second side to the first?"""
@@ -65,11 +71,16 @@ async def _offset(side: Side) -> Position | None:
 
 async def _applied(target: Side, replid: str) -> int | None:
     """How far a link has applied the stream of ``replid`` at this side; the least where there are several."""
+    return min((await _positions(target, replid)).values(), default=None)
+
+
+async def _positions(target: Side, replid: str) -> dict[bytes, int]:
+    """The checkpoints at a side of links that follow ``replid``, and how far each is."""
     (links,) = await target.ask(0, [[b"SMEMBERS", INDEX]], strict=False)
     if isinstance(links, hiredis.ReplyError) or not links:
-        return None
-    keys = [key for key in links if key.startswith(PREFIX)]
+        return {}
+    keys = sorted(key for key in links if key.startswith(PREFIX))
     texts = await target.ask(0, [[b"HGET", key, b"pos"] for key in keys], strict=False)
     own = replid.encode() + b":"
-    found = [int(text[len(own) :]) for text in texts if isinstance(text, bytes) and text.startswith(own)]
-    return min(found, default=None)
+    found = zip(keys, texts, strict=True)
+    return {key: int(text[len(own) :]) for key, text in found if isinstance(text, bytes) and text.startswith(own)}
