@@ -129,6 +129,7 @@ COUNTERS: Final[tuple[tuple[str, str, Value], ...]] = (
     ("commands_applied", "Commands committed at the target.", lambda s: s.commands_applied),
     ("commands_failed", "Commands that the target refused.", lambda s: s.commands_failed),
     ("applied_bytes", "Stream bytes committed at the target.", lambda s: s.bytes_applied),
+    ("commands_left_out", "Commands not sent because others of their batch undo them.", lambda s: s.commands_left_out),
     ("loops_dropped", "Commands of tagged transactions dropped by their origin.", lambda s: s.loops_dropped),
     ("batches", "Target transactions committed.", lambda s: s.batches),
     ("partial_resyncs", "Reconnections that the source continued.", lambda s: s.partial_resyncs),

@@ -87,6 +87,7 @@ def to_link_config(
         ),
         transform=replace(spec.transform, hook=spec.map.hook),
         throttle=ThrottleOptions(**spec.throttle.model_dump()),
+        compact=spec.compact,
         batch_bytes=spec.batch_bytes,
         batch_commands=spec.batch_commands,
     )

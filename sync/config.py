@@ -70,5 +70,6 @@ class LinkConfig:
     transform: TransformOptions = field(default_factory=TransformOptions)
     expiry_max_keys: int = 10_000_000  # two-way: deadlines that are tracked
     throttle: ThrottleOptions = field(default_factory=ThrottleOptions)
+    compact: bool = False  # one way: leave out what is overwritten or deleted later in its batch
     batch_bytes: int = 256 * 1024
     batch_commands: int = 1000

@@ -33,6 +33,7 @@ from sync.preflight import (
     source_info,
 )
 from sync.refetch import Place, Refetch, from_member, refetch_key, unit_of
+from sync.render import Form
 from sync.restore import target_of
 from sync.rewrite import Payloads
 from sync.session import Session, Superseded
@@ -328,7 +329,7 @@ class Replay:
         self._members = await conn.call(b"SMEMBERS", refetch_key(config.task, config.shard))
         count = await databases(conn)
         # one way only: two ways, the other link looks at every command here for what it does to its key
-        join = not config.two_way and await may_join(conn, self._key)
+        form = Form(join=not config.two_way and await may_join(conn, self._key), compact=config.compact)
         tagger = Tagger(self._key, self._state.uid, config.source_dc, fenced.checkpoint)
         session = Session(
             config,
@@ -344,7 +345,7 @@ class Replay:
             guarded,
             start,
             generation,
-            join=join,
+            form=form,
         )
         session.paused = self._paused
         session.databases = count

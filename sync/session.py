@@ -14,13 +14,14 @@ from canal.errors import CanalError, ReplayError, Unready
 from canal.journal.chunk import Chunk
 from canal.journal.reader import StreamReader
 from canal.position import Position
-from sync.batch import Batch, Batcher, Failures, command_at, without
+from sync.batch import Batch, Batcher, command_at, without
 from sync.config import LinkConfig
 from sync.deadletter import DeadLetters, describe
 from sync.expiry import Deadlines
 from sync.fetch import fetch
 from sync.letters import Requests
 from sync.refetch import Fetched, Refetch, unit_of
+from sync.render import RAW, Failures, Form
 from sync.status import LinkStatus
 from sync.tag import Tagger
 from sync.target.connection import Connection
@@ -67,7 +68,7 @@ class Session:
         start: Position,
         generation: int,
         seen: Callable[[], str] | None = None,
-        join: bool = False,
+        form: Form = RAW,
     ) -> None:
         self.config = config
         self.status = status
@@ -95,7 +96,7 @@ class Session:
             on_commit=self._commit,
             wake=wake.set,
             seen=seen,
-            join=join,
+            form=form,
         )
         self._looked = 0.0
         self._dropped_since = 0.0
@@ -389,6 +390,7 @@ class Session:
         self.troubles.progressed()
         status.batches += 1
         status.commands_applied += batch.count - len(failures)
+        status.commands_left_out += batch.void
         status.bytes_applied += batch.size
         status.last_applied = now
         if failures:

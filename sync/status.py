@@ -71,6 +71,7 @@ class LinkStatus:
     commands_applied: int = 0
     commands_filtered: dict[str, int] = field(default_factory=dict)  # reason -> count
     commands_failed: int = 0
+    commands_left_out: int = 0  # applied, but not sent: others of their batch undo them (``compact``)
     bytes_applied: int = 0
     loops_dropped: int = 0  # commands of tagged transactions that were dropped by origin
     batches: int = 0

@@ -23,7 +23,7 @@ def package_version() -> str:
 
 
 def framing() -> str:
-    """``compiled`` when canal.framing is an extension module, else ``plain``."""
-    spec = find_spec("canal.framing")
-    origin = spec.origin if spec is not None and spec.origin else ".py"
-    return "plain" if origin.endswith((".py", ".pyc")) else "compiled"
+    """``compiled`` when the hot paths are extension modules, ``partly compiled`` when some are, else ``plain``."""
+    found = [find_spec(name) for name in ("canal.framing", "canal.rdb.plain", "canal.compaction")]
+    plain = [one is None or not one.origin or one.origin.endswith((".py", ".pyc")) for one in found]
+    return "plain" if all(plain) else "partly compiled" if any(plain) else "compiled"

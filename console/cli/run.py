@@ -74,6 +74,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
     help="YAML with commands_per_second, bytes_per_second, latency_ms; read at the start and at each SIGHUP.",
 )
 @click.option("--writer", type=click.Choice(["auto", "gated", "guarded"]), default="auto", show_default=True)
+@click.option(
+    "--compact", is_flag=True, help="Leave out writes that are overwritten or deleted later in their transaction."
+)
 @shaping_options
 @side_options("source")
 @side_options("target")
@@ -117,6 +120,8 @@ def build_config(given: dict[str, Any]) -> Any:
     from sync.config import JournalOptions, LinkConfig, SnapshotOptions
 
     source_dc, target_dc = _datacenters(given)
+    if given["two_way"] and given["compact"]:
+        raise ConfigError("--compact is for one way only: two ways, the other link looks at every write")
     task = given["name"] or f"{source_dc}-{target_dc}"
     for flag, name in (("--name", task), *(("--direct", dc) for dc in given["direct"])):
         _check_name(flag, name)
@@ -133,6 +138,7 @@ def build_config(given: dict[str, Any]) -> Any:
         direct=given["direct"],
         on_error=given["on_error"],
         writer=given["writer"],
+        compact=given["compact"],
         snapshot=SnapshotOptions(
             mode=given["snapshot"],
             stale_keys=given["stale_keys"],

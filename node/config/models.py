@@ -280,6 +280,7 @@ class TaskSpec(Strict):
     throttle: ThrottleConfig = ThrottleConfig()
     on_error: Literal["stop", "continue"] = "stop"
     writer: Literal["auto", "gated", "guarded"] = "auto"
+    compact: bool = False
     batch_bytes: Annotated[Size, Field(ge=1024)] = 256 * 1024
     batch_commands: Annotated[int, Field(ge=1, le=100_000)] = 1000
 
@@ -291,6 +292,8 @@ class TaskSpec(Strict):
             raise ValueError(f"source and target are the same server ({self.source.endpoint.address})")
         if self.two_way is not None and self.two_way.peer == self.task:
             raise ValueError("two_way.peer names this task itself; name the task of the other direction")
+        if self.two_way is not None and self.compact:
+            raise ValueError("compact is for one way only: two ways, the other link looks at every write")
         try:
             Transform(self.transform)
         except ConfigError as error:

@@ -24,7 +24,8 @@ import hiredis
 
 from canal.errors import CanalError, Unreachable, Unready
 from canal.resp import encode
-from sync.batch import EXEC, MULTI, Batch, Failures, Rendered, render, script_form
+from sync.batch import Batch
+from sync.render import EXEC, MULTI, RAW, Failures, Form, Rendered, render, script_form
 from sync.tag import Tagger
 from sync.target.connection import MAX_REPLY, Connection
 from sync.target.errors import classify, is_transient
@@ -113,7 +114,7 @@ class Writer:
         wake: Callable[[], None],
         window_bytes: int = 8 << 20,
         seen: Callable[[], str] | None = None,
-        join: bool = False,
+        form: Form = RAW,
     ) -> None:
         self._replid_at = replid_at
         self.guarded = guarded
@@ -129,7 +130,7 @@ class Writer:
         self._wake = wake
         self._window = window_bytes
         self._seen = seen
-        self._join = join
+        self._form = form
         self._ahead: _Flight | None = None  # gated: sent without its EXEC (or, for old servers, only its MULTI)
         self._db = 0
         self._bytes = 0
@@ -214,7 +215,7 @@ class Writer:
 
     def _rendered(self, batch: Batch, db: int) -> Rendered:
         seen = self._seen() if self._seen else ""
-        return render(batch, self._tagger, self._replid_at(batch.end), db, seen=seen, join=self._join)
+        return render(batch, self._tagger, self._replid_at(batch.end), db, seen=seen, form=self._form)
 
     def _submit_guarded(self, batch: Batch) -> bool:
         rendered = self._rendered(batch, 0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from canal.position import Position
 from canal.resp import encode, parse
-from sync.batch import MAX_SCRIPT_ARGUMENTS, Batch, Batcher, command_at, render, script_form, without
+from sync.batch import Batch, Batcher, command_at, without
+from sync.render import MAX_SCRIPT_ARGUMENTS, render, script_form
 from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.unit import Piece, Unit
 

@@ -21,7 +21,7 @@ ROOMS = ("canal", "sync", "node", "console")  # from the bottom up
 WITHOUT_IO = (
     *("canal/position.py", "canal/resp.py", "canal/handshake.py", "canal/commands", "canal/rdb"),
     *("canal/journal/tail.py", "canal/journal/state.py"),
-    *("sync/tag.py", "sync/unit.py", "sync/batch.py", "sync/transform.py"),
+    *("sync/tag.py", "sync/unit.py", "sync/batch.py", "sync/render.py", "sync/transform.py"),
     *("node/coordination/plan.py", "node/coordination/state.py"),
 )
 IO_MODULES = {"socket", "asyncio", "ssl", "subprocess", "threading", "redis", "kazoo", "sqlite3", "select", "selectors"}

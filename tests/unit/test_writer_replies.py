@@ -11,7 +11,8 @@ from canal.endpoint import parse_url
 from canal.errors import AuthError, CanalError, ReplayError, Unreachable, Unready
 from canal.position import Position
 from canal.resp import encode
-from sync.batch import EXEC, MULTI, Batch
+from sync.batch import Batch
+from sync.render import EXEC, MULTI
 from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.target.errors import classify, is_transient
 from sync.target.standalone import BatchRefused, Failures, Writer, skip_reply
