@@ -5,7 +5,8 @@
     CanalError                      message says: what was expected, what came, where, what to do
     ├── ConfigError                 our caller's fault: options, URLs, files            exit 2
     ├── StateError                  our own disk: state directory, journal, spool       exit 2
-    │   └── StateLocked             another daemon holds this state directory           exit 2
+    │   ├── StateLocked             another daemon holds this state directory           exit 2
+    │   └── NoRoom                  the disk or the quota is full                       exit 2, transient
     ├── Refused                     a safety rule says no; needs a person               exit 1
     ├── PeerError                   the peer's fault
     │   ├── Unreachable             no connection, or it broke                          exit 4, transient
@@ -17,7 +18,7 @@
     │   └── RdbError                a snapshot that cannot be read, with offset and key exit 1
     └── ReplayError                 the target refused a command for good               exit 1
 
-``transient`` errors are retried with backoff by whoever owns the connection; nothing advances meanwhile.
+``transient`` errors are retried with backoff by whoever owns the connection, or the worker; nothing advances meanwhile.
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ class StateError(CanalError):
 
 class StateLocked(StateError):
     """Another process holds the lock of this state directory."""
+
+
+class NoRoom(StateError):
+    """The disk is full, or the quota used up; what was to be written is not needed less for it."""
+
+    transient = True
 
 
 class Refused(CanalError):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import time
 from pathlib import Path
 
-from canal.errors import StateError
+from canal.journal.disk import append_durably, unwritable
 from canal.resp import encode
 
 FILE_NAME = "dead-letters.jsonl"
@@ -40,7 +39,8 @@ class DeadLetters:
         self._known: set[tuple[int, bytes]] = set()
 
     def write(self, offset: int, replid: str, db: int, argv: list[bytes], error: str) -> bool:
-        """Add one; False when it is there already. Raises `StateError` when the disk does not take it."""
+        """Add one; False when it is there already. Raises `StateError` when the disk does not take it, `NoRoom`
+        while it is full."""
         raw = encode(argv)
         mark = (offset, raw)
         if mark in self._known:
@@ -56,12 +56,9 @@ class DeadLetters:
             "raw": base64.b64encode(raw).decode(),
         }
         try:
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_durably(self.path, json.dumps(line) + "\n")
         except OSError as problem:
-            raise StateError(f"dead letter cannot be written to {self.path}: {problem.strerror}") from None
+            raise unwritable(problem, self.path) from None
         if len(self._known) < 100_000:
             self._known.add(mark)
         self.count += 1

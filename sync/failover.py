@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Final
 
 from canal.commands import Flag, lookup, written_in
 from canal.errors import CanalError
+from canal.journal.disk import unwritable, write_atomically
 from canal.journal.journal import Journal
 from canal.position import Position
 from canal.resp import parse
@@ -52,19 +52,17 @@ class Fork:
     places: list[Place]
 
     def save(self, directory: Path) -> None:
-        """Write durably."""
+        """Write durably. Raises `StateError`, `NoRoom` while the disk is full."""
         value = {
             "format": 1,
             "position": str(self.position),
             "db": self.db,
             "keys": [[db, base64.b64encode(key).decode()] for db, key in self.places],
         }
-        fresh = directory / f"{_NAME}.new"
-        with fresh.open("w") as file:
-            json.dump(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(directory / _NAME)
+        try:
+            write_atomically(directory / _NAME, json.dumps(value).encode())
+        except OSError as error:
+            raise unwritable(error, directory / _NAME) from None
 
     @classmethod
     def load(cls, directory: Path) -> Fork | None:

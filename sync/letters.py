@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import secrets
 import time
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from canal.errors import ProtocolError, StateError
+from canal.journal.disk import append_durably, unwritable
 from canal.resp import parse
 from sync.deadletter import FILE_NAME
 from sync.refetch import Place
@@ -83,12 +83,9 @@ def settle(directory: Path, ids: Iterable[str], how: Settled, by: str) -> None:
     lines = [json.dumps({"id": name, "how": how, "by": by, "at": round(time.time(), 3)}) + "\n" for name in ids]
     path = directory / SETTLED_NAME
     try:
-        with path.open("a") as file:
-            file.write("".join(lines))
-            file.flush()
-            os.fsync(file.fileno())
+        append_durably(path, "".join(lines))
     except OSError as error:
-        raise StateError(f"{path} cannot be written: {error.strerror}") from None
+        raise unwritable(error, path) from None
 
 
 def ask_refetch(directory: Path, places: Iterable[Place]) -> None:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from canal.errors import StateError
+from canal.journal.disk import unwritable, write_atomically
 
 FORMAT = 1
 _NAME = "link.json"
@@ -48,14 +48,9 @@ class LinkState:
             raise StateError(f"{path}: field missing or wrong: {error}") from None
 
     def save(self, directory: Path) -> None:
-        """Write durably. Raises `StateError` when the directory cannot be written."""
+        """Write durably. Raises `StateError` when the directory cannot be written, `NoRoom` while the disk is full."""
         path = directory / _NAME
         try:
-            fresh = path.with_suffix(".new")
-            with fresh.open("w") as file:
-                json.dump({"format": FORMAT, **asdict(self)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
+            write_atomically(path, json.dumps({"format": FORMAT, **asdict(self)}).encode())
         except OSError as error:
-            raise StateError(f"{path} cannot be written: {error.strerror}") from None
+            raise unwritable(error, path) from None

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from canal.errors import StateError
+from canal.errors import NoRoom, StateError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
@@ -27,6 +27,13 @@ def reason_of(error: OSError, directory: Path) -> str:
 def is_no_room(error: OSError) -> bool:
     """Whether deleting something would help."""
     return error.errno in _NO_ROOM
+
+
+def unwritable(error: OSError, path: Path) -> StateError:
+    """The error for a small file that cannot be written: `NoRoom`, which passes, or one that needs a person."""
+    if is_no_room(error):
+        return NoRoom(f"{path} cannot be written: {error.strerror}; free some space, it goes on by itself")
+    return StateError(f"{path} cannot be written: {error.strerror}")
 
 
 def free_bytes(directory: Path) -> int:
@@ -67,11 +74,23 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         done += os.write(fd, view[done:])
 
 
+def append_durably(path: Path, text: str) -> None:
+    """Add ``text`` to a file that is this user's alone, and have it on disk. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        write_all(fd, text.encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def make_directory(directory: Path, what: str) -> None:
     """Create ``directory`` with its parents, for this user alone; StateError when that is impossible."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
+        if is_no_room(error):
+            raise unwritable(error, directory) from None
         raise StateError(
             f"{what} {directory} cannot be created ({error.strerror}); name a directory that this user may write"
         ) from None

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from canal.errors import StateError, StateLocked
-from canal.journal.disk import make_directory
+from canal.journal.disk import is_no_room, make_directory, unwritable
 
 LOCK_NAME = "lock"
 
@@ -34,6 +34,8 @@ class StateLock:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
+            if is_no_room(error):
+                raise unwritable(error, path) from None
             raise StateError(
                 f"state directory {self.directory} cannot be written ({error.strerror}); "
                 "name a directory that this user may write"
@@ -50,7 +52,7 @@ class StateLock:
             ) from None
         except OSError as error:
             os.close(fd)
-            raise StateError(f"state directory {self.directory} cannot be locked ({error.strerror})") from None
+            raise unwritable(error, path) from None
         self._fd = fd
 
     def release(self) -> None:

@@ -58,6 +58,7 @@ class Server:
         self.binary = locate(version)
         self.directory = directory
         self.config = config
+        self.environ: dict[str, str] = {}  # added to ours when it is started
         self.process: subprocess.Popen[bytes] | None = None
         self.tls: Certificates | None = None
         self.tls_port = 0
@@ -72,6 +73,7 @@ class Server:
         *,
         directory: Path | None = None,
         tls: Certificates | None = None,
+        environ: dict[str, str] | None = None,
         **settings: object,
     ) -> Self:
         """Start a server and wait until it answers and has loaded its data. ServerMissing when there is none.
@@ -86,6 +88,7 @@ class Server:
         where.mkdir(parents=True, exist_ok=True)
         server = cls(chosen, where, {}, owns_directory=owns)
         server.config = server._defaults()
+        server.environ = dict(environ or {})
         if tls is not None:
             server._add_tls(tls)
         server._set(settings)
@@ -201,7 +204,11 @@ class Server:
         )
         with (self.directory / "log").open("ab") as log:
             self.process = spawn(
-                [self.binary, self.directory / "redis.conf"], stdout=log, stderr=log, cwd=self.directory
+                [self.binary, self.directory / "redis.conf"],
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env=self.environ,
             )
         wait_until(self._answers, START_TIMEOUT_S, f"{self.version} on port {self.port} answers PING")
 

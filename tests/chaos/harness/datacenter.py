@@ -1,0 +1,169 @@
+"""A datacenter's servers: a master, perhaps a replica to fail over to, and whoever writes there.
+
+Everything that reaches it from outside comes over TCP, by the doors (proxies) that the world puts in front; writers and
+checks use the Unix socket. So the TCP connections of a server are those of the links alone, and its replica's.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.chaos.harness.writers import Writers
+from tests.support.process import wait_until
+from tests.support.servers import Server
+from tests.support.wire import Wire
+
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+FAKETIME_VERSIONS = ("6.2", "valkey-9.1")  # Debian's own redis-server hangs under it
+
+SETTINGS: dict[str, object] = {
+    "appendonly": "yes",
+    "appendfsync": "no",  # what is acknowledged is with the kernel: kill -9 loses none of it
+    "repl_backlog_size": "1mb",
+    "repl_timeout": "10",
+}
+
+
+class Datacenter:
+    """See the top of this file. ``on_moved`` is called after a failover, to point the doors at the new master."""
+
+    def __init__(self, name: str, directory: Path, version: str, *, replica: bool) -> None:
+        self.name = name
+        self.directory = directory
+        self.version = version
+        self.lossy = False  # has lost acknowledged writes
+        self.wiped = False  # started empty, and not filled again yet
+        self.jumped = False
+        self.writers: Writers | None = None
+        self.on_moved: Callable[[Datacenter], None] = lambda _: None
+        self.clock = directory / "clock"
+        directory.mkdir(parents=True, exist_ok=True)
+        self.set_clock(0)
+        self.master = self._start("s0")
+        self.replica: Server | None = None
+        if replica:
+            self.replica = self._start("s1", replicaof=f"127.0.0.1 {self.master.port}")
+            self.wait_replica()
+
+    def _start(self, name: str, **settings: object) -> Server:
+        given: dict[str, Any] = {**SETTINGS, **settings}
+        return Server.start(
+            self.version,
+            directory=self.directory / name,
+            environ=self._environ(),
+            **given,
+        )
+
+    # --- the clock
+
+    @property
+    def clock_can_jump(self) -> bool:
+        return self.version in FAKETIME_VERSIONS and FAKETIME.exists()
+
+    def _environ(self) -> dict[str, str]:
+        if not self.clock_can_jump:
+            return {}
+        return {
+            "LD_PRELOAD": str(FAKETIME),
+            "FAKETIME_TIMESTAMP_FILE": str(self.clock),
+            "FAKETIME_CACHE_DURATION": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set_clock(self, ahead_s: int) -> None:
+        """The servers' wall clock goes so many seconds ahead (or behind), within about a second."""
+        self.jumped = self.jumped or bool(ahead_s)
+        fresh = self.clock.with_suffix(".new")
+        fresh.write_text(f"{ahead_s:+d}\n")
+        fresh.replace(self.clock)
+
+    # --- what can happen to it
+
+    def wait_replica(self) -> None:
+        assert self.replica is not None
+        replica = self.replica
+        wait_until(
+            lambda: replica.running and replica.info("replication").get("master_link_status") == "up",
+            60,
+            f"{self.name}'s replica follows",
+        )
+
+    def fail_over(self, *, planned: bool) -> None:
+        """The replica becomes the master; planned: after it has all, with the writers held meanwhile."""
+        assert self.replica is not None
+        old, new = self.master, self.replica
+        if planned and self.writers is not None:
+            self.writers.pause()
+            wait_until(lambda: new.offset >= old.offset, 30, "the replica has all")
+        old.kill()
+        if not planned:
+            self.lossy = True
+        new.control.slaveof()
+        new.config.pop("replicaof", None)
+        self.master, self.replica = new, old
+        self.on_moved(self)
+        if planned and self.writers is not None:
+            self.writers.resume()
+
+    def follow_again(self) -> None:
+        """The old master comes back as the new one's replica."""
+        assert self.replica is not None
+        self.replica.config["replicaof"] = f"127.0.0.1 {self.master.port}"
+        self.replica.run()
+        self.wait_replica()
+
+    def wipe(self) -> None:
+        """The master dies with all its data; `come_back` starts it empty."""
+        self.lossy = self.wiped = True
+        self.master.kill()
+        shutil.rmtree(self.master.directory / "appendonlydir", ignore_errors=True)
+        for name in ("appendonly.aof", "dump.rdb"):
+            (self.master.directory / name).unlink(missing_ok=True)
+
+    def come_back(self) -> None:
+        self.master.run()
+
+    def fill(self, number: int, size: int, count: int) -> None:
+        """Write so many values of so many bytes, over the same few keys."""
+        value = random.Random(number).randbytes(size)
+        try:
+            with Wire(self.master, timeout=15) as wire:
+                for start in range(0, count, 20):
+                    wire.call([("SET", f"{self.name}:filler:{n % 20}", value) for n in range(start, start + 20)])
+        except (OSError, redis.RedisError):
+            pass  # something else happens to it at the same time
+
+    def block(self, rounds: int) -> threading.Thread:
+        """A script that keeps the server busy, with one write in it."""
+        script = (
+            "redis.call('INCR', KEYS[1]) local x = 0 for i = 1, tonumber(ARGV[1]) do x = x + i % 7 end "
+            "for i = 1, 2000 do redis.call('RPUSH', KEYS[2], i) end redis.call('LTRIM', KEYS[2], 0, 99)"
+        )
+
+        def run() -> None:
+            try:
+                with Wire(self.master, timeout=60) as wire:
+                    wire.call([("EVAL", script, 2, f"{self.name}:script:n", f"{self.name}:script:list", rounds)])
+            except OSError:
+                pass
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        return thread
+
+    def links_connected(self) -> int:
+        """TCP connections to the master, without its replicas of our own."""
+        clients = self.master.control.client_list()
+        return sum(1 for one in clients if not str(one["addr"]).startswith(str(self.master.unix_socket)))
+
+    def close(self) -> None:
+        for server in (self.master, self.replica):
+            if server is not None:
+                server.close()

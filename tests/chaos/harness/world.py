@@ -1,0 +1,227 @@
+"""What a run is about: datacenters, a direction between each pair that the topology names, nodes on ZooKeeper.
+
+    one-way    a → b      two nodes at a; both servers have a replica to fail over to
+    two-way    a ⇄ b      two nodes at a, one at b; both servers have a replica
+    mesh       a, b, c    each to each: six tasks, a node in each datacenter
+
+Each direction reaches both of its servers through doors of its own, each datacenter's nodes reach ZooKeeper
+through one.
+A cluster topology needs only a datacenter of several masters here: see `Datacenter`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from node.coordination.coordinator import Coordinator
+from node.coordination.zookeeper import ZooKeeperOptions, ZooKeeperStore
+from tests.chaos.harness.datacenter import Datacenter
+from tests.chaos.harness.writers import Writers
+from tests.support.nodes import NodeProcess, Site
+from tests.support.process import wait_until
+from tests.support.proxy import Proxy
+from tests.support.zookeeper import ZooKeeper
+
+TOPOLOGIES = ("one-way", "two-way", "mesh")
+MARK = "REDIS_CANAL_CHAOS_RUN"
+STATE_MB = 96  # of a node's state directory, where we may mount one of its own
+
+
+@dataclass(frozen=True)
+class Door:
+    """A proxy in front of one server for one direction."""
+
+    name: str
+    proxy: Proxy
+    datacenter: Datacenter
+    side: str  # "source" or "target"
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One task."""
+
+    task: str
+    source: Datacenter
+    target: Datacenter
+    doors: tuple[Door, Door]
+
+
+class World:
+    """See the top of this file. Use it as a context: everything ends with it, whatever state it is in."""
+
+    def __init__(self, topology: str, directory: Path, seed: str, rate: float, *, same_keys: bool = False) -> None:
+        self.topology = topology
+        self.directory = directory
+        self.seed = seed
+        self.mark = uuid.uuid4().hex
+        self.stack = ExitStack()
+        chance = random.Random(f"world/{seed}")
+        self.version = chance.choice(("7.0", "7.0", "6.2", "8.2", "valkey-9.1"))
+        self._chance = chance
+        self.two_way = topology != "one-way"
+        names = ("a", "b", "c") if topology == "mesh" else ("a", "b")
+        with contextlib.ExitStack() as undo:
+            undo.push(self._leave)
+            self._build(names, rate, "same" if same_keys else "")
+            undo.pop_all()
+
+    def _build(self, names: tuple[str, ...], rate: float, shared: str) -> None:
+        self.zookeeper = self.stack.enter_context(ZooKeeper.start(self.directory / "zk"))
+        self.datacenters: dict[str, Datacenter] = {}
+        for name in names:
+            made = Datacenter(name, self.directory / name, self.version, replica=self.topology != "mesh")
+            self.stack.callback(made.close)
+            made.on_moved = self._moved
+            made.writers = Writers(name, lambda d=made: d.master, self.seed, rate, shared)  # type: ignore[misc]
+            self.datacenters[name] = made
+        pairs = [("a", "b")] if not self.two_way else list(itertools.permutations(names, 2))
+        self.directions = [self._direction(self.datacenters[x], self.datacenters[y]) for x, y in pairs]
+        self.zookeeper_doors: dict[str, Proxy] = {}
+        self.sites: dict[str, Site] = {}
+        self.nodes: list[NodeProcess] = []
+        self.mounted = False
+        for name in dict.fromkeys(direction.source.name for direction in self.directions):
+            self._site(name, 2 if name == "a" and self.topology != "mesh" else 1)
+
+    def _direction(self, source: Datacenter, target: Datacenter) -> Direction:
+        task = f"{source.name}-{target.name}"
+        doors = [
+            Door(f"{task}/{side}", self.stack.enter_context(Proxy(dc.master.address)), dc, side)
+            for side, dc in (("source", source), ("target", target))
+        ]
+        return Direction(task, source, target, (doors[0], doors[1]))
+
+    def _site(self, name: str, nodes: int) -> None:
+        door = self.stack.enter_context(Proxy(("127.0.0.1", self.zookeeper.port)))
+        self.zookeeper_doors[name] = door
+        directory = self.directory / f"site-{name}"
+        directory.mkdir()
+        site = Site(directory, f'zookeeper: {{hosts: "127.0.0.1:{door.port}", chroot: "/{name}"}}')
+        self.stack.callback(self._close_site, site)
+        self.sites[name] = site
+        for number in range(nodes):
+            self._mount(directory / f"{name}{number}")
+            node = site.node(f"{name}{number}")
+            node.configure(datacenter=name)
+            node.environ[MARK] = self.mark
+            self.nodes.append(node.start(wait=False))
+
+    def _mount(self, directory: Path) -> None:
+        """A small file system for the state of one node, so that it can be filled. Needs the right to mount."""
+        directory.mkdir()
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={STATE_MB}m,mode=0700", "redis-canal-chaos", directory],
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            self.mounted = True
+            self.stack.callback(lambda: subprocess.run(["umount", "-l", directory], check=False))
+
+    def _close_site(self, site: Site) -> None:
+        for node in site.nodes:
+            node.close()
+            node.site.directory.mkdir(exist_ok=True)
+
+    # --- life
+
+    def start(self) -> None:
+        """Create the tasks; returns when all of them stream."""
+        for node in self.nodes:
+            node.wait_ready(60)
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(self._create, self.directions))
+        wait_until(lambda: self.states_are("streaming"), 120, "all tasks stream", every=0.2)
+
+    def _create(self, direction: Direction) -> None:
+        chance = random.Random(f"task/{self.seed}/{direction.task}")
+        file = self.directory / f"{direction.task}.task.yaml"
+        lines = [
+            f"task: {direction.task}",
+            f"source: {{datacenter: {direction.source.name}, url: '{direction.doors[0].proxy.url}'}}",
+            f"target: {{datacenter: {direction.target.name}, url: '{direction.doors[1].proxy.url}'}}",
+            f"journal: {{segment_bytes: {chance.choice(('256KiB', '2MiB', '64MiB'))}, "
+            f"tail_bytes: {chance.choice(('64KiB', '1MiB', '8MiB'))}, retain_bytes: 4MiB, retain_seconds: 5, "
+            f"fsync: {chance.choice(('always', 'everysec', 'no'))}}}",
+            f"writer: {chance.choice(('auto', 'gated', 'guarded'))}",
+            f"batch_commands: {chance.choice((1, 20, 1000))}",
+        ]
+        if self.two_way:
+            lines.append(f"two_way: {{peer: {direction.target.name}-{direction.source.name}}}")
+            others = sorted(set(self.datacenters) - {direction.source.name, direction.target.name})
+            lines.append(f"direct: [{', '.join(others)}]")
+        else:
+            lines.append("snapshot: {stale_keys: delete}")
+        file.write_text("\n".join(lines) + "\n")
+        self.sites[direction.source.name].cli("task", "create", "-f", str(file), "--start")
+
+    def _moved(self, datacenter: Datacenter) -> None:
+        for door in self.doors():
+            if door.datacenter is datacenter:
+                door.proxy.target = datacenter.master.address
+                door.proxy.cut("rst")
+
+    def doors(self) -> list[Door]:
+        return [door for direction in self.directions for door in direction.doors]
+
+    @contextlib.contextmanager
+    def coordinator(self, name: str) -> Iterator[Coordinator]:
+        """The coordinator of a datacenter, past the door. Raises CanalError while ZooKeeper is away."""
+        options = ZooKeeperOptions(self.zookeeper.hosts, chroot=f"/{name}", timeout_s=4.0)
+        with Coordinator(ZooKeeperStore(options)) as coordinator:
+            yield coordinator
+
+    def shards(self) -> dict[str, dict[str, Any]]:
+        """What the nodes tell of the shards that they hold, by task."""
+        found: dict[str, dict[str, Any]] = {}
+        for node in self.nodes:
+            for shard in node.status().get("shards", []):
+                found[shard["task"]] = shard
+        return found
+
+    def states_are(self, state: str) -> bool:
+        shards = self.shards()
+        return all(
+            direction.task in shards
+            and shards[direction.task]["state"] == state
+            and shards[direction.task].get("link_state") == state
+            for direction in self.directions
+        )
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def _leave(self, *_: object) -> None:
+        for datacenter in getattr(self, "datacenters", {}).values():
+            for server in (datacenter.master, datacenter.replica):
+                if server is not None and server.running:
+                    server.resume()
+        self.stack.close()
+        for part in ("zk",):
+            shutil.rmtree(self.directory / part, ignore_errors=True)
+
+    def family(self) -> list[int]:
+        """Every process that a node of this run has started and that lives."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
+                        found.append(int(entry.name))
+        return found
