@@ -47,7 +47,8 @@ def scan(
 ) -> tuple[int, int, int]:
     """Step over whole commands in ``buf[pos:end]`` whose names are in ``plain``.
 
-    ``plain`` maps a name, spelled exactly, to the argument count that it must have (the name counts), 0 for any.
+    ``plain`` maps a name, spelled exactly, to the argument count that it must have (the name counts), 0 for any, -n for
+    fewer than n.
     A command that reaches beyond index ``stop`` is special (there stands something that must be looked at).
     Returns (index after the last command stepped over, number of commands, why it stopped). Raises ProtocolError with
     the index where no command can stand.
@@ -122,7 +123,7 @@ def scan(
                     name = buf[int(at) : int(at + size)]
                     name_size = size
                     wanted = plain.get(name, -1)
-                if wanted != 0 and wanted != argc:
+                if (wanted > 0 and wanted != argc) or (wanted < 0 and argc >= -wanted):
                     return int(here), int(count), SPECIAL
             at += size + 2
             number += 1

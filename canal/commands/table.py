@@ -164,7 +164,7 @@ HIMPORT          hash    -           never,opaque        8.10  -
 XADD             stream  U1          opt                 5.0   =
 XDEL             stream  U1          idem                5.0   =
 XDELEX           stream  U1          idem                8.2   -
-XTRIM            stream  U1          idem                5.0   =
+XTRIM            stream  U1          idem,opt            5.0   =
 XSETID           stream  U1          idem                5.0   =
 XGROUP           stream  {xgroup}    -                   5.0   =
 XACK             stream  U1          idem                5.0   =

@@ -15,7 +15,7 @@ from typing import Final
 from canal.commands import COMMANDS, CommandInfo, Flag, ServerKind, lookup
 from sync.rewrite.payloads import Payloads
 from sync.rewrite.rules import REASONS, Command, Commands, Context, Payload, Restore, Result
-from sync.rewrite.table import rules_for
+from sync.rewrite.table import only_limit, rules_for
 from sync.unit import Dropped, Impossible
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 ANY: Final = 0  # in `Rewriter.plain`: any number of arguments
+SHORT_XADD: Final = -10  # fewer than ten: a LIMIT, with what has to stand beside it, makes ten
 
 
 class Rewriter:
@@ -73,7 +74,7 @@ class Rewriter:
 
     def plain(self) -> dict[bytes, int]:
         """Names, in upper and lower case, that pass unchanged whatever their arguments are, with ANY; and names that do
-        with exactly so many arguments (the name counts): SET with 3.
+        with exactly so many arguments (the name counts): SET with 3; or, negative, with fewer: XADD.
         """
         found = {
             spelling: ANY
@@ -82,6 +83,8 @@ class Rewriter:
             for spelling in (info.name, info.name.lower())
         }
         found[b"SET"] = found[b"set"] = 3
+        if only_limit(self.source, self.target):
+            found[b"XADD"] = found[b"xadd"] = SHORT_XADD
         for name in (b"EXPIREAT", b"PEXPIREAT"):
             if name not in found:
                 found[name] = found[name.lower()] = 3

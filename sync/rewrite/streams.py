@@ -16,13 +16,16 @@ _LAST_SEQUENCE: Final = (1 << 64) - 1
 
 @dataclass(slots=True)
 class Add:
-    """XADD or XTRIM taken apart. ``trim`` holds MAXLEN or MINID with its arguments as they stand."""
+    """XADD or XTRIM taken apart. ``trim`` holds MAXLEN or MINID with its arguments, without a LIMIT that has done its
+    work: a source propagates ``~ n LIMIT m`` as ``= n LIMIT m``, which only its replicas may say to a server.
+    """
 
     nomkstream: bool = False
     references: bytes = b""
     idempotent: Command = field(default_factory=list)  # [IDMP, producer, id] or [IDMPAUTO, producer]
     trim: Command = field(default_factory=list)
     rest: Command = field(default_factory=list)  # the id and what follows
+    limited: bool = False  # a LIMIT was left out
 
 
 def read_add(argv: Command, start: int = 2) -> Add:
@@ -46,7 +49,9 @@ def read_add(argv: Command, start: int = 2) -> Add:
             add.trim += argv[index : index + size]
             index += size
         elif word == b"LIMIT":
-            add.trim += argv[index : index + 2]
+            add.limited = b"~" not in add.trim
+            if not add.limited:
+                add.trim += argv[index : index + 2]
             index += 2
         else:
             break
@@ -72,7 +77,7 @@ def xadd(argv: Command, now_ms: int, context: Context) -> Result:
         return context.lacks(f"XADD {add.references.decode()}")
     minid = bool(add.trim) and add.trim[0].upper() == b"MINID" and not context.target.at_least((6, 2))
     nomkstream = add.nomkstream and not context.target.at_least((6, 2))
-    if not (add.idempotent or old_references or minid or nomkstream):
+    if not (add.idempotent or old_references or minid or nomkstream or add.limited):
         return [argv]
     command = [b"XADD", argv[1]]
     if add.nomkstream and not nomkstream:
@@ -94,9 +99,10 @@ def xtrim(argv: Command, now_ms: int, context: Context) -> Result:
         return context.lacks(f"XTRIM {add.references.decode()}")
     if add.trim and add.trim[0].upper() == b"MINID" and not context.target.at_least((6, 2)):
         return [_trim_below(argv[1], add.trim)]
-    if add.references and not context.target.at_least((8, 2), None):
-        return [[b"XTRIM", argv[1], *add.trim]]
-    return [argv]
+    old_references = bool(add.references) and not context.target.at_least((8, 2), None)
+    if not (old_references or add.limited):
+        return [argv]
+    return [[b"XTRIM", argv[1], *add.trim, *([add.references] if add.references and not old_references else [])]]
 
 
 def _trim_below(key: bytes, trim: Command) -> Command:

@@ -78,14 +78,20 @@ _RULES: Final[list[tuple[bytes, When, Rule]]] = [
     (b"ZDIFFSTORE", _below((6, 2)), spellings.zdiffstore),
     (b"GEORADIUS GEORADIUSBYMEMBER", _below((6, 2)), spellings.georadius),
     (b"GEOSEARCHSTORE", _below((6, 2)), spellings.geosearchstore),
-    (b"XADD", _any_of(_from((8, 2), None), _below((6, 2))), streams.xadd),
-    (b"XTRIM", _below((8, 2), None), streams.xtrim),
+    (b"XADD", _any_of(_from((6, 2)), _below((6, 2))), streams.xadd),
+    (b"XTRIM", _any_of(_from((6, 2)), _below((8, 2), None)), streams.xtrim),
     (b"XGROUP", _below((7, 0)), streams.xgroup),
     (b"XSETID", _below((7, 0)), streams.xsetid),
     (b"XDELEX", _below((8, 2), None), streams.xdelex),
     (b"XACKDEL", _below((8, 2), None), streams.xackdel),
     (b"XCFGSET XIDMPRECORD", _below((8, 6), None), streams.idmp_only),
 ]
+
+
+def only_limit(source: ServerKind | None, target: ServerKind) -> bool:
+    """Is LIMIT all that an XADD of this source can hold for which it must be looked at?"""
+    new = source is None or source.at_least((8, 2), None)
+    return not new and target.at_least((6, 2))
 
 
 def rules_for(source: ServerKind | None, target: ServerKind, unconditional: bool) -> dict[bytes, Rule]:

@@ -209,6 +209,7 @@ CASES: Final[tuple[Case, ...]] = (
         "XADD x MAXLEN 2 * f v",
     ),
     _case("XADD x NOMKSTREAM * f w; XADD nosuch NOMKSTREAM * f v; XADD x MINID = 4000000000000-2 * f v", (6, 2)),
+    _case("XADD yl 1-1 f v; XADD yl 2-1 f v; XADD yl MINID ~ 3 LIMIT 10 5-1 f v; XTRIM yl MINID ~ 9 LIMIT 1", (6, 2)),
     _case("XADD xp 5-1 f v; XADD xp 5-* f v; XTRIM xp MINID ~ 5-2 LIMIT 10", (7, 0)),
     _case(
         "XADD xt 1-1 f v; XADD xt 2-1 f v; XADD xt 3-1 f v; XDEL xt 2-1 9-9; XTRIM xt MAXLEN 1; "

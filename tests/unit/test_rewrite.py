@@ -157,6 +157,12 @@ OLDER = [
     ("XADD x ACKED MAXLEN = 5 1-1 f v", "8.2", "7.0", "no:redis 7.0 has no XADD ACKED"),
     ("XADD x 1-1 IDMP v", "8.10.2", "6.2", "="),
     ("XTRIM x MAXLEN = 3 KEEPREF", "8.2", "7.0", "XTRIM x MAXLEN = 3"),
+    ("XTRIM x MINID = 3-0 LIMIT 1", "7.0", "7.0", "XTRIM x MINID = 3-0"),
+    ("XTRIM x MAXLEN = 3 LIMIT 1 DELREF", "8.2", "8.2", "XTRIM x MAXLEN = 3 DELREF"),
+    ("XTRIM x MAXLEN ~ 3 LIMIT 1", "7.0", "7.0", "="),
+    ("XADD x MINID = 3-0 LIMIT 10 5-1 f v", "7.0", "valkey-9.1", "XADD x MINID = 3-0 5-1 f v"),
+    ("XADD x NOMKSTREAM MAXLEN = 3 LIMIT 10 5-1 f v", "6.2", "7.0", "XADD x NOMKSTREAM MAXLEN = 3 5-1 f v"),
+    ("XADD x 5-1 LIMIT 1 f v f v f v f v", "7.0", "7.0", "="),
     ("XSETID x 5-5 ENTRIESADDED 3 MAXDELETEDID 2-2", "7.0", "6.2", "XSETID x 5-5"),
     ("XGROUP SETID x g 5-5 ENTRIESREAD 3", "8.2", "6.2", "XGROUP SETID x g 5-5"),
     ("XGROUP CREATE x g $ MKSTREAM ENTRIESREAD 3", "8.2", "6.2", "XGROUP CREATE x g $ MKSTREAM"),
@@ -276,8 +282,10 @@ def test_plain_of_the_same_version_is_the_documented_set_and_plain_set() -> None
 
 
 def test_xadd_is_plain_where_no_idempotent_ids_can_come() -> None:
-    assert b"XADD" in plain_for(kind("7.0"), kind("7.0"))
-    assert b"XADD" in plain_for(kind("valkey-9.1"), kind("valkey-9.1"))
+    assert plain_for(kind("5.0"), kind("7.0"))[b"XADD"] == plain_for(kind("6.0"), kind("6.2"))[b"xadd"] == -10
+    assert plain_for(kind("7.0"), kind("7.0"))[b"XADD"] == plain_for(kind("7.0"), kind("valkey-9.1"))[b"XADD"] == -10
+    assert plain_for(kind("valkey-9.1"), kind("valkey-9.1"))[b"XADD"] == -10
+    assert b"XADD" not in plain_for(kind("8.2"), kind("8.2"))
     assert b"XADD" not in plain_for(None, kind("7.0"))
 
 
