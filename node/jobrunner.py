@@ -9,8 +9,10 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from canal.errors import CanalError
+from node.comparing import compare_job
 from node.config.models import NodeConfig
 from node.coordination.plan import ShardId
+from node.forkserver import ForkServer
 from node.jobs import Job, JobOver, JobQueue
 from node.shard import Shard
 
@@ -25,6 +27,7 @@ class Host(Protocol):
 
     config: NodeConfig
     shards: dict[ShardId, Shard]
+    workers: ForkServer
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Run a blocking call to the coordinator in a thread."""
@@ -45,10 +48,11 @@ class JobRunner:
             await self._host.call(self._queue.sweep)
         for job in jobs:
             shard = self._host.shards.get(ShardId(job.task, job.shard))
-            if job.state == "queued" and job.kind == "resync" and shard is not None and not shard.leaving:
+            if job.state == "queued" and shard is not None and not shard.leaving:
                 taken = await self._host.call(self._queue.take, job.id, self._host.config.node)
                 if taken is not None:
-                    self._tasks[job.id] = asyncio.create_task(self._resync(taken, shard))
+                    work = self._resync(taken, shard) if job.kind == "resync" else self._compare(taken, shard)
+                    self._tasks[job.id] = asyncio.create_task(work)
         self._tasks = {name: task for name, task in self._tasks.items() if not task.done()}
 
     async def close(self) -> None:
@@ -67,6 +71,16 @@ class JobRunner:
                 await asyncio.sleep(LOOK_S)
                 if await self._ended(job, shard, run):
                     return
+        except JobOver as error:
+            log.info("%s", error)
+        except CanalError as error:
+            log.warning("job %s: %s", job.id, error)
+
+    async def _compare(self, job: Job, shard: Shard) -> None:
+        """One comparison, or repair, in a process of its own."""
+        log.info("%s: %s asked for by %s (job %s)", shard.id, job.kind, job.by or "somebody", job.id)
+        try:
+            await compare_job(self._host, self._queue, job, shard)
         except JobOver as error:
             log.info("%s", error)
         except CanalError as error:

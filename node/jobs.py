@@ -65,6 +65,7 @@ class Job:
     attempts: int = 0
     cancel: bool = False  # asked to end
     progress: str = ""
+    saved: dict[str, Any] = field(default_factory=dict)  # where another node would go on
     result: dict[str, Any] = field(default_factory=dict)
     error: str = ""
 
@@ -130,9 +131,24 @@ class JobQueue:
             return None
         return mine
 
-    def report(self, job_id: str, node: str, progress: str) -> Job:
-        """Say how far a running job is, and learn whether it was asked to end. Raises `JobOver`."""
-        return self._change(job_id, lambda job: replace(_own(job, node), progress=progress))
+    def report(self, job_id: str, node: str, progress: str, saved: dict[str, Any] | None = None) -> Job:
+        """Say how far a running job is, and learn whether it was asked to end. Raises `JobOver`.
+
+        ``saved``: where another node would go on; None leaves what was saved before.
+        """
+
+        def edit(job: Job) -> Job:
+            return replace(_own(job, node), progress=progress, saved=job.saved if saved is None else saved)
+
+        return self._change(job_id, edit)
+
+    def give_back(self, job_id: str, node: str) -> Job:
+        """Queue a running job again: another node goes on with it. Raises `JobOver`."""
+        return self._change(
+            job_id,
+            lambda job: step(_own(job, node), "queued", now=time.time(), node="", attempts=job.attempts - 1),
+            Remove(f"{_path(job_id)}/lock"),
+        )
 
     def finish(
         self, job_id: str, node: str, state: JobState, *, result: dict[str, Any] | None = None, error: str = ""
@@ -140,7 +156,7 @@ class JobQueue:
         """End a job that ``node`` runs. Raises `JobOver` when somebody else has ended it before."""
         return self._change(
             job_id,
-            lambda job: step(_own(job, node), state, now=time.time(), result=result or {}, error=error),
+            lambda job: step(_own(job, node), state, now=time.time(), result=result or {}, error=error, saved={}),
             Remove(f"{_path(job_id)}/lock"),
         )
 

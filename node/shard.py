@@ -119,7 +119,7 @@ class Shard:
 
     def reload(self) -> None:
         """Credentials may have changed: start anew where that makes a difference."""
-        if self.failed or self._made_config() != self._config:
+        if self.failed or self.link_config() != self._config:
             self.restart()
 
     def leave(self, why: Leaving) -> None:
@@ -165,7 +165,7 @@ class Shard:
         """Start a worker and be with it to its end."""
         host = self._host
         await self._new_run()
-        self._config = self._made_config()
+        self._config = self.link_config()
         config = replace(self._config, epoch_unused=self._unused)
         if self._resync:
             snapshot = replace(config.snapshot, mode="always", confirmed=self._confirmed)
@@ -218,7 +218,8 @@ class Shard:
             spec_version=self.record.version,
         )
 
-    def _made_config(self) -> LinkConfig:
+    def link_config(self) -> LinkConfig:
+        """The link as the task wants it now, with this node's credentials. Raises ConfigError."""
         config = self._host.config
         return to_link_config(
             self.record,
@@ -282,7 +283,7 @@ class Shard:
     def _tell_throttle(self) -> None:
         """Other limits need no new worker."""
         try:
-            self._config = self._made_config()
+            self._config = self.link_config()
         except CanalError as error:
             log.error("%s: throttle not changed: %s", self.id, error)
             return

@@ -1,5 +1,7 @@
 """The process of one shard: runs its link, tells the daemon how it goes, does what it is told.
 
+A process that is sent ``{"compare": …}`` first does a job instead (`node.comparer`).
+
 From the daemon: ``{"start": …}`` first (the link's configuration), then ``{"do": "stop", "deadline_s": s}``,
 ``{"do": "pause"}``, ``{"do": "resume"}``, ``{"do": "throttle", "limits": {…}}``.
 
@@ -22,6 +24,7 @@ from typing import Any
 
 from canal.errors import CanalError
 from node import frames
+from node.comparer import compare
 from sync.config import LinkConfig
 from sync.link import Fenced, Link
 from sync.status import LinkStatus, SnapshotProgress
@@ -63,6 +66,8 @@ def _run_loop(main: Coroutine[Any, Any, int]) -> int:
 async def _main(sock: socket.socket) -> int:
     reader, writer = await asyncio.open_connection(sock=sock)
     first = await frames.read(reader)
+    if first is not None and "compare" in first:
+        return await compare(first["compare"], reader, writer)
     if first is None or "start" not in first:
         return 0
     start = first["start"]

@@ -14,11 +14,11 @@ from console.cli.dead_letters import of_task as dead_letters
 from console.cli.options import Size
 from console.cli.output import Format, output_option
 from console.cli.task_turn import promote, reverse
+from console.cli.task_verify import verify, wait_for_jobs
 
 if TYPE_CHECKING:
     from node.coordination.coordinator import Coordinator
     from node.coordination.records import ShardView
-    from node.jobs import Job
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
@@ -196,17 +196,7 @@ def resync(task: str, yes: bool, confirm: bool, job_timeout: float, wait: bool, 
         access.coordinator.tasks.record_event(task, "full resync asked for", by=who())
         if not wait:
             return 0
-
-        def ended() -> list[Job] | None:
-            now = [queue.get(job.id) for job in jobs]
-            return now if all(job.over for job in now) else None
-
-        def how() -> str:
-            return ", ".join(f"{job.state} {job.progress}".rstrip() for job in (queue.get(job.id) for job in jobs))
-
-        for job in wait_until(ended, timeout, how):
-            if job.state != "succeeded":
-                raise CanalError(f"resync of {task}/{job.shard}: {job.state}{f': {job.error}' if job.error else ''}")
+        wait_for_jobs(queue, jobs, timeout)
     return 0
 
 
@@ -350,5 +340,6 @@ def _wait_all(coordinator: Coordinator, task: str, wanted: Any, timeout_s: float
 command.add_command(dead_letters)
 command.add_command(promote)
 command.add_command(reverse)
+command.add_command(verify)
 
 __all__ = ["Access", "command"]

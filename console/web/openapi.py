@@ -128,7 +128,20 @@ def _schemas() -> Json:
             "version": {"type": "integer", "description": "of a change: refuse it unless the task has this version"},
         },
     }
+    comparison = {
+        "type": "object",
+        "properties": {
+            "repair": {"type": "boolean", "description": "give both sides the same afterwards, while writes go on"},
+            "pattern": {"type": "string", "description": "glob: only keys that match"},
+            "sample": {"type": "integer", "minimum": 1, "description": "only so many keys, chosen at random"},
+            "rounds": {"type": "integer", "minimum": 1},
+            "pause_s": {"type": "number", "minimum": 0},
+            "rate": {"type": "number", "minimum": 0, "description": "keys a second at most; 0: no limit"},
+            "means": {"type": "string", "enum": ["auto", "echo", "fetch", "write"]},
+        },
+    }
     return {
+        "Comparison": comparison,
         "Error": {"type": "object", "required": ["error"], "properties": {"error": error}},
         "Login": {"type": "object", "required": ["token"], "properties": {"token": {"type": "string"}}},
         "NewTask": new_task,

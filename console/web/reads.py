@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -97,6 +97,13 @@ async def task(request: Request) -> Response:
     return document(found)
 
 
+async def jobs(request: Request) -> Response:
+    """The newest jobs of a task."""
+    sites = of(request).sites
+    _, coordinator, record = await _task(request)
+    return document({"jobs": await sites.call(_jobs, coordinator, record.task)})
+
+
 async def task_status(request: Request) -> Response:
     """The state of a task and its shards, as short as a script wants it."""
     sites = of(request).sites
@@ -169,5 +176,10 @@ async def _task(request: Request) -> tuple[Site, Coordinator, Any]:
 
 
 def _more(coordinator: Coordinator, task: str) -> tuple[Any, Any, list[Json]]:
-    jobs = [asdict(job) for job in JobQueue(coordinator.store).all() if job.task == task]
-    return coordinator.tasks.shards(task), coordinator.tasks.events(task), jobs[::-1][:20]
+    return coordinator.tasks.shards(task), coordinator.tasks.events(task), _jobs(coordinator, task)
+
+
+def _jobs(coordinator: Coordinator, task: str) -> list[Json]:
+    """Newest first; where a comparison would go on is nobody's business but the nodes'."""
+    found = [asdict(replace(job, saved={})) for job in JobQueue(coordinator.store).all() if job.task == task]
+    return found[::-1][:20]

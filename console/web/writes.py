@@ -20,6 +20,7 @@ from console.cli.access import Access
 from console.cli.task_create import fit_in
 from console.web.answers import ApiError, document
 from console.web.auth import Who
+from console.web.comparison import read_comparison
 from console.web.probe import probe
 from console.web.reads import begin_session
 from console.web.sites import Site, Sites
@@ -28,7 +29,7 @@ from console.web.state import State, address_of, of
 from node.coordination.coordinator import Coordinator
 from node.coordination.records import Desired, TaskRecord
 from node.coordination.tasks import NotFound
-from node.jobs import JobQueue
+from node.jobs import JobKind, JobQueue
 from node.spec import read_spec, write_spec
 
 log = logging.getLogger(__name__)
@@ -176,6 +177,49 @@ async def resync(request: Request) -> Response:
     jobs = await sites.call(do)
     await _read_again(sites, site)
     return document({"task": record.task, "jobs": jobs}, 202)
+
+
+async def verify(request: Request) -> Response:
+    """Ask for a comparison of both sides, and with ``repair`` true for the repair of what differs."""
+    body, sites = await body_of(request), of(request).sites
+    repair, options = read_comparison(body)
+    site, coordinator, record = await _task(request)
+    if record.desired == "stopped":
+        raise Refused(f"task {record.task} is to be stopped; start it first, a node that runs it does the comparison")
+    what = "repair" if repair else "comparison"
+    _audit(request, f"{'repair' if repair else 'verify'} task", record.task, **options)
+
+    def do() -> list[str]:
+        queue = JobQueue(coordinator.store)
+        kind: JobKind = "repair" if repair else "verify"
+        shards = coordinator.tasks.shard_ids(record.task)
+        jobs = [
+            queue.put(kind, record.task, shard=s.shard, by=_by(request), timeout_s=86400.0, **options) for s in shards
+        ]
+        coordinator.tasks.record_event(record.task, f"{what} asked for", by=_by(request))
+        return [job.id for job in jobs]
+
+    jobs = await sites.call(do)
+    await _read_again(sites, site)
+    return document({"task": record.task, "jobs": jobs}, 202)
+
+
+async def cancel_job(request: Request) -> Response:
+    """Cancel a job of a task: a queued one at once, a running one as soon as its node has ended it."""
+    sites = of(request).sites
+    site, coordinator, record = await _task(request)
+    name = request.path_params["job"]
+    _audit(request, "cancel job", name, task=record.task)
+
+    def do() -> str:
+        queue = JobQueue(coordinator.store)
+        if queue.get(name).task != record.task:
+            raise NotFound(f"task {record.task} has no job {name!r}")
+        return queue.cancel(name).state
+
+    state = await sites.call(do)
+    await _read_again(sites, site)
+    return document({"job": name, "state": state}, 202)
 
 
 async def delete(request: Request) -> Response:

@@ -163,6 +163,8 @@ class Comparison:
         renamed = side is self._pair.second and not self._mapping.identity
         pattern = None if renamed else self._options.pattern
         count = self._options.page * CHUNKS
+        if self._options.rate:  # half a second's worth at a time
+            count = min(count, max(10, int(self._options.rate / 2)))
         coming = asyncio.ensure_future(side.scan(db, cursor, count, pattern))
         try:
             while True:

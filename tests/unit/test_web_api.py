@@ -44,13 +44,25 @@ async def test_a_task_s_life_over_the_api(tmp_path: Path, there: Coordinator) ->
         detail = (await web.get("/api/v1/tasks/sh-bj")).json()
         assert [job["id"] for job in detail["jobs"]] == jobs and detail["shard_list"][0]["shard"] == "0"
         assert yaml.safe_load(detail["yaml"]) == SPEC and detail["events"][0]["what"] == "full resync asked for"
+        wrong = await web.post("/api/v1/tasks/sh-bj/verify", json={"repair": "yes", "rounds": 0, "x": 1})
+        problems = {item["path"] for item in wrong.json()["error"]["problems"]}
+        assert wrong.status_code == 422 and problems == {"repair", "rounds", "x"}
+        asked = await web.post("/api/v1/tasks/sh-bj/verify", json={"repair": True, "pattern": "user:*", "rounds": 2})
+        assert asked.status_code == 202
+        [made_job, *_] = (await web.get("/api/v1/tasks/sh-bj/jobs")).json()["jobs"]
+        assert [made_job["id"]] == asked.json()["jobs"] and made_job["kind"] == "repair"
+        assert made_job["options"] == {"pattern": "user:*", "rounds": 2} and made_job["by"] == "ann (console)"
+        cancelled = await web.delete(f"/api/v1/tasks/sh-bj/jobs/{made_job['id']}")
+        assert (cancelled.status_code, cancelled.json()["state"]) == (202, "cancelled")
+        assert (await web.delete(f"/api/v1/tasks/sh-bj/jobs/{made_job['id']}")).status_code == 409
+        assert (await web.delete("/api/v1/tasks/sh-bj/jobs/x")).status_code == 404
         assert (await web.delete("/api/v1/tasks/sh-bj")).status_code == 202
         await eventually(lambda: "sh-bj" not in there.tasks.all(), 5)
         assert (await web.get("/api/v1/tasks/sh-bj")).status_code == 404
     actions = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
     assert [line["action"] for line in actions if line["subject"] == "sh-bj"] == [
         *("create task", "create task", "start task", "pause task", "resume task", "stop task"),
-        *("start task", "resync task", "delete task"),
+        *("start task", "resync task", "repair task", "delete task"),
     ]
     assert {line["who"] for line in actions} == {"ann"}
 

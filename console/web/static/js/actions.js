@@ -18,6 +18,11 @@ const ACTIONS = [
     name: "resync", label: "Resync", method: "POST", when: (t) => t.desired === "running", done: "is asked for a new snapshot",
     ask: (n) => ({ title: `Full resync of ${n}?`, body: "A new snapshot of the whole source is applied to the target. That loads both servers and the line between them.", action: "Resync", danger: true }),
   },
+  { name: "verify", label: "Compare", method: "POST", body: {}, when: (t) => t.desired !== "stopped", done: "is compared: see its jobs" },
+  {
+    name: "verify", label: "Repair", method: "POST", body: { repair: true }, when: (t) => t.desired !== "stopped", done: "is compared and repaired: see its jobs",
+    ask: (n) => ({ title: `Compare and repair ${n}?`, body: "Keys that differ are written again in place where they are at home, or, where that is not permitted, put in place at the other side, while writes go on. No other key is touched.", action: "Repair", danger: true }),
+  },
   {
     name: "delete", label: "Delete", method: "DELETE", when: () => true, danger: true, done: "is deleted as soon as it has stopped",
     ask: (n) => ({ title: `Delete ${n}?`, body: "The task is stopped and forgotten with its positions and history. The data on both servers stays as it is.", action: "Delete", danger: true, type: n }),
@@ -42,7 +47,7 @@ async function run(name, action) {
   if (action.ask && !(await confirm(action.ask(name)))) return;
   try {
     const rest = action.method === "DELETE" ? "" : `/${action.name}`;
-    await request(action.method || "PUT", path(name, rest));
+    await request(action.method || "PUT", path(name, rest), action.body);
     toast(`${name} ${action.done}`);
     if (action.name === "delete") location.hash = "#/";
   } catch (error) {
