@@ -23,6 +23,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from sync.status import LATENCY_BOUNDS, LinkStatus, State
+from sync.verify.report import KINDS
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 LABELS: Final = ("task", "shard", "source_dc", "target_dc")
@@ -92,6 +93,17 @@ GAUGES: Final[tuple[tuple[str, str, Value], ...]] = (
         lambda s: s.backlog_left_seconds,
     ),
     ("dead_letters_waiting", "Dead letters that nobody has dealt with.", lambda s: s.dead_letters_waiting),
+    ("verify_differing_keys", "Keys that the sampler knows to differ now.", lambda s: s.verify_differing),
+    (
+        "verify_last_timestamp_seconds",
+        "When the sampler last compared keys; absent while it does not.",
+        lambda s: s.verify_at or None,
+    ),
+    (
+        "heartbeat_lag_seconds",
+        "From a write at the source to its commit at the target; absent without heartbeats.",
+        lambda s: s.heartbeat_lag_seconds,
+    ),
     ("refetch_waiting_keys", "Keys that wait to be fetched from the source.", lambda s: s.refetch_keys),
     (
         "throttle_commands_per_second",
@@ -138,12 +150,20 @@ COUNTERS: Final[tuple[tuple[str, str, Value], ...]] = (
     ("throttled_seconds", "Time in which replay waited for its throttle.", lambda s: s.throttled_seconds),
     ("ttl_holds", "Deadlines held off because the link was late.", lambda s: s.ttl_holds),
     ("refetched_keys", "Keys fetched from the source.", lambda s: s.refetched_keys),
+    ("verify_keys", "Keys that the sampler compared.", lambda s: s.verify_keys),
+    ("verify_unsettled_keys", "Keys that changed too often to be compared.", lambda s: s.verify_unsettled),
 )
 
 # name, help, further label, (label value, value) pairs
 LABELLED_COUNTERS: Final[tuple[tuple[str, str, str, Values], ...]] = (
     ("commands_filtered", "Commands not replayed, by reason.", "reason", lambda s: s.commands_filtered.items()),
     ("full_resyncs", "Snapshots that the source sent, by reason.", "reason", _reasons),
+    (
+        "verify_differences",
+        "Keys that the sampler found to differ, by what differs.",
+        "kind",
+        lambda s: ((kind, s.verify_differences.get(kind, 0)) for kind in KINDS if kind != "function"),
+    ),
     (
         "reconnects",
         "Connections made again after a loss, by side.",

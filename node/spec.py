@@ -88,6 +88,8 @@ def to_link_config(
         transform=replace(spec.transform, hook=spec.map.hook),
         throttle=ThrottleOptions(**spec.throttle.model_dump()),
         compact=spec.compact,
+        verify_rate=spec.verify.rate,
+        heartbeat=spec.heartbeat,
         batch_bytes=spec.batch_bytes,
         batch_commands=spec.batch_commands,
     )

@@ -164,6 +164,9 @@ def _glance(status: LinkStatus) -> tuple[object, ...]:
         status.last_error,
         status.epoch,
         status.batches,
+        status.verify_keys,
+        status.verify_differing,
+        status.heartbeat_at,
         snapshot.keys_done,
         snapshot.bytes_received,
     )

@@ -71,5 +71,7 @@ class LinkConfig:
     expiry_max_keys: int = 10_000_000  # two-way: deadlines that are tracked
     throttle: ThrottleOptions = field(default_factory=ThrottleOptions)
     compact: bool = False  # one way: leave out what is overwritten or deleted later in its batch
+    verify_rate: float = 0.0  # keys a second that are compared while it streams; 0: none
+    heartbeat: bool = False  # write a reserved key at the source every second, for the lag from end to end
     batch_bytes: int = 256 * 1024
     batch_commands: int = 1000

@@ -15,6 +15,7 @@ from canal.capture import Capture, CaptureOptions
 from canal.errors import CanalError
 from canal.journal.lock import StateLock
 from sync.config import LinkConfig
+from sync.heartbeat import Heartbeat
 from sync.horizon import Horizon
 from sync.letters import WaitingCount
 from sync.linkstate import LinkState
@@ -23,6 +24,9 @@ from sync.replay import Replay
 from sync.status import LinkStatus
 from sync.target.fence import Fenced
 from sync.throttle import Throttle, ThrottleOptions
+from sync.transform import Transform
+from sync.verify.mapping import TaskMapping
+from sync.verify.sampler import Sampler
 from sync.watch import SourceWatch
 
 __all__ = ["Fenced", "Link"]
@@ -142,6 +146,7 @@ class Link:
         replaying = asyncio.create_task(replay.run(), name="replay")
         following = asyncio.create_task(self._follow(capture), name="capture")
         ticking = asyncio.create_task(self._ticker(capture, replay), name="ticker")
+        beside = self._beside(replay)
         horizon = Horizon(self.config, self.status, lambda: capture.journal.size)
         looking = asyncio.create_task(horizon.run(), name="horizon")
         moving = asyncio.create_task(follow_moves(self.config, capture, replay), name="moves")
@@ -158,7 +163,19 @@ class Link:
                     await asyncio.wait({replaying, ticking}, timeout=1.0, return_when="FIRST_COMPLETED")
             replaying.result()
         finally:
-            await _end(replaying, following, ticking, looking, moving)
+            await _end(replaying, following, ticking, looking, moving, *beside)
+
+    def _beside(self, replay: Replay) -> list[asyncio.Task[None]]:
+        """What looks on, where it is asked for: nothing waits for it."""
+        tasks = []
+        if self.config.verify_rate > 0:
+            mapping = TaskMapping(Transform(self.config.transform))
+            sampler = replay.sampler = Sampler(self.config, self.status, mapping)
+            tasks.append(asyncio.create_task(sampler.run(), name="sampler"))
+        if self.config.heartbeat:
+            heartbeat = replay.heartbeat = Heartbeat(self.config, self.status)
+            tasks.append(asyncio.create_task(heartbeat.run(), name="heartbeat"))
+        return tasks
 
     async def _follow(self, capture: Capture) -> None:
         await capture.begun.wait()

@@ -22,6 +22,7 @@ from sync.deadletter import DeadLetters
 from sync.deadline_scan import scan_deadlines
 from sync.expiry import Deadlines, ExpiryRule
 from sync.failover import Fork
+from sync.heartbeat import Heartbeat
 from sync.linkstate import LinkState
 from sync.preflight import (
     kind,
@@ -47,6 +48,7 @@ from sync.throttle import Throttle
 from sync.transform import Transform
 from sync.troubles import Troubles
 from sync.unit import Dropped
+from sync.verify.sampler import Sampler
 from sync.watch import SourceWatch
 
 log = logging.getLogger(__name__)
@@ -81,6 +83,8 @@ class Replay:
         self._backoff = Backoff()
         self._paused = False
         self.throttle = Throttle(status, config.throttle)
+        self.sampler: Sampler | None = None
+        self.heartbeat: Heartbeat | None = None
         self._session: Session | None = None
         self._conn: Connection | None = None
         self._again = asyncio.Event()  # an attempt is worth while now
@@ -350,6 +354,7 @@ class Replay:
         session.paused = self._paused
         session.databases = count
         session.throttle = self.throttle
+        session.sampler, session.heartbeat = self.sampler, self.heartbeat
         return session
 
     def _snapshot_run(self, session: Session, checkpoint: Checkpoint, target: ServerKind) -> SnapshotRun:

@@ -19,6 +19,7 @@ from sync.config import LinkConfig
 from sync.deadletter import DeadLetters, describe
 from sync.expiry import Deadlines
 from sync.fetch import fetch
+from sync.heartbeat import Heartbeat
 from sync.letters import Requests
 from sync.refetch import Fetched, Refetch, unit_of
 from sync.render import RAW, Failures, Form
@@ -31,6 +32,7 @@ from sync.throttle import Throttle
 from sync.troubles import Troubles
 from sync.ttl import TtlGuard
 from sync.unit import DeadLetter, Rules, UnitReader
+from sync.verify.sampler import Sampler
 from sync.watch import SourceWatch
 
 _NEAR_BYTES = 4 << 20
@@ -105,6 +107,8 @@ class Session:
         self.refetch: Refetch | None = None
         self.guard: TtlGuard | None = None
         self._holds_seen = 0  # of the guard, in the status already
+        self.sampler: Sampler | None = None
+        self.heartbeat: Heartbeat | None = None
         self.deadlines: Deadlines | None = None  # two ways: those of the snapshot are learned
         self._fetching: asyncio.Task[list[Fetched]] | None = None
         self._fetch_not_before = 0.0
@@ -130,6 +134,8 @@ class Session:
             self.refetch.govern(rules)
             self.guard = TtlGuard(self.config.source, self.config.target, self.refetch)
             self.guard.govern(rules)
+        if self.heartbeat is not None:
+            self.heartbeat.govern(rules)
         reader = capture.reader(offset, wake.set)
         try:
             await self._pump(reader, units, batcher, rules, single, stopping)
@@ -210,6 +216,8 @@ class Session:
     def _feed(self, units: UnitReader, batcher: Batcher, chunk: Chunk) -> CanalError | None:
         """Bytes of the stream → units → batches; what ends the link by policy once all before it is applied."""
         halt: CanalError | None = None
+        if self.sampler is not None and self.sampler.wants:
+            self.sampler.take(units.peek(chunk.data))
         for unit in units.feed(chunk.offset, chunk.data, chunk.received_ms):
             numbers = self.troubles.skip.get(unit.end)
             halt = halt or self._dead_units(unit.dead, unit.end)

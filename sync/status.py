@@ -106,6 +106,17 @@ class LinkStatus:
     ttl_holds: int = 0  # deadlines held off because the link was late; see sync.ttl
     refetch_keys: int = 0  # keys that wait to be fetched from the source
     refetched_keys: int = 0  # keys fetched
+    verify_keys: int = 0  # looked at by the sampler; see sync.verify.sampler
+    verify_differences: dict[str, int] = field(default_factory=dict)  # kind -> keys found to differ
+    verify_differing: int = 0  # keys known to differ now
+    verify_unsettled: int = 0  # keys that changed too often to be compared
+    verify_examples: list[str] = field(default_factory=list)
+    verify_at: float = 0.0  # when keys were last compared
+    verify_error: str = ""  # why none are
+    heartbeat_lag: float | None = None  # seconds from a write at the source to its commit at the target
+    heartbeat_waiting: float = 0.0  # seconds since the oldest heartbeat was sent that is not through
+    heartbeat_at: float = 0.0  # when one was last through
+    heartbeat_error: str = ""
     snapshot: SnapshotProgress = field(default_factory=SnapshotProgress)
     started: float = field(default_factory=time.time)
 
@@ -167,6 +178,15 @@ class LinkStatus:
             missed = self.backlog_missed_bytes + self.source_rate * max(0.0, time.time() - self.backlog_at)
         return max(0.0, (self.backlog_bytes - missed) / self.source_rate)
 
+    @property
+    def heartbeat_lag_seconds(self) -> float | None:
+        """The lag from end to end: of the newest heartbeat that is through, or more when one waits for longer; None
+        without heartbeats.
+        """
+        if self.heartbeat_lag is None:
+            return None
+        return max(self.heartbeat_lag, self.heartbeat_waiting)
+
     def as_dict(self) -> dict[str, Any]:
         """The JSON of ``/status``."""
         from dataclasses import asdict
@@ -177,7 +197,7 @@ class LinkStatus:
         now = time.time()
         out["snapshot"]["bytes_per_second"] = self.snapshot.bytes_per_second(now)
         out["snapshot"]["seconds_left"] = self.snapshot.seconds_left(now)
-        for name in ("applied_age_seconds", "journal_room_seconds", "backlog_left_seconds"):
+        for name in ("applied_age_seconds", "heartbeat_lag_seconds", "journal_room_seconds", "backlog_left_seconds"):
             out[name] = getattr(self, name)
         out.pop("latency_buckets")
         out.pop("latency_sum")

@@ -73,6 +73,10 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
     metavar="FILE",
     help="YAML with commands_per_second, bytes_per_second, latency_ms; read at the start and at each SIGHUP.",
 )
+@click.option(
+    "--verify-rate", type=click.FloatRange(0), default=0, metavar="N", help="Compare N keys a second while it streams."
+)
+@click.option("--heartbeat", is_flag=True, help="Write a key at the source every second, for the true lag.")
 @click.option("--writer", type=click.Choice(["auto", "gated", "guarded"]), default="auto", show_default=True)
 @click.option(
     "--compact", is_flag=True, help="Leave out writes that are overwritten or deleted later in their transaction."
@@ -150,6 +154,8 @@ def build_config(given: dict[str, Any]) -> Any:
         journal=JournalOptions(fsync=given["fsync"], max_bytes=given["max_journal_bytes"]),
         transform=transform(given),
         throttle=throttle(given),
+        verify_rate=given["verify_rate"],
+        heartbeat=given["heartbeat"],
     )
 
 

@@ -240,6 +240,12 @@ class ThrottleConfig(Strict):
     latency_ms: Annotated[float, Field(ge=0)] = 0
 
 
+class VerifyConfig(Strict):
+    """Comparison while the task runs. ``rate``: keys a second; 0: none."""
+
+    rate: Annotated[float, Field(ge=0, le=100_000)] = 0
+
+
 class SelectionConfig(Strict):
     """What a filter names. Keys: ``prefix:TEXT``, ``regex:EXPRESSION`` or a glob."""
 
@@ -278,6 +284,8 @@ class TaskSpec(Strict):
     snapshot: SnapshotConfig = SnapshotConfig()
     journal: JournalConfig = JournalConfig()
     throttle: ThrottleConfig = ThrottleConfig()
+    verify: VerifyConfig = VerifyConfig()
+    heartbeat: bool = Field(default=False, description="write a key at the source every second, for the true lag")
     on_error: Literal["stop", "continue"] = "stop"
     writer: Literal["auto", "gated", "guarded"] = "auto"
     compact: bool = False

@@ -77,7 +77,8 @@ def prometheus(redis_server: StartServer, tmp_path: Path) -> Iterator[Prometheus
     if shutil.which("prometheus") is None:
         (pytest.fail if IN_CI else pytest.skip)("no prometheus here: apt-get install prometheus")
     source, target, port = redis_server(), redis_server(), ReservedPort()
-    with LinkProcess(source, target, tmp_path, "--http", f"127.0.0.1:{port.number}"):
+    http = ("--http", f"127.0.0.1:{port.number}")
+    with LinkProcess(source, target, tmp_path, *http, "--verify-rate", "50", "--heartbeat"):
         server = Prometheus(tmp_path, port.number)
         try:
 
