@@ -42,7 +42,8 @@ from sync.snapshot import Contact, SnapshotRun
 from sync.status import LinkStatus
 from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.target.connection import Connection, connect
-from sync.target.fence import Fence, databases, fence, may_join, read_checkpoint, refuse_duplicate, server_info
+from sync.target.duplicates import claim_source, refuse_duplicate
+from sync.target.fence import Fence, databases, fence, may_join, read_checkpoint, server_info
 from sync.target.standalone import GUARD, BatchRefused
 from sync.throttle import Throttle
 from sync.transform import Transform
@@ -277,7 +278,9 @@ class Replay:
         generation = capture.generation
         # asked anew: a server takes another replication id when its first replica comes
         refuse_same_stream(config, server_info(await conn.call(b"INFO")), start)
-        await refuse_duplicate(conn, self._key, {replid for replid, _ in capture.journal.replids})
+        await claim_source(
+            conn, self._key, fenced.checkpoint.position, [replid for replid, _ in capture.journal.replids]
+        )
         session = self._session = await self._new_session(conn, fenced, start, generation)
         target = kind(fenced.info)
         offset, db = start.offset, checkpoint.db if plan == "stream" else 0

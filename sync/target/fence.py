@@ -15,7 +15,7 @@ from typing import Any
 
 import hiredis
 
-from canal.errors import AuthError, CanalError, NotRedis, Refused, Unready
+from canal.errors import AuthError, CanalError, NotRedis, Unready
 from sync.tag import INDEX, Checkpoint, checkpoint_key
 from sync.target.connection import Connection
 from sync.target.errors import classify
@@ -249,21 +249,3 @@ async def user_keys(conn: Connection) -> int:
     if reserved:
         total -= int(await conn.call(b"EXISTS", INDEX, *reserved))
     return max(0, total)
-
-
-async def refuse_duplicate(conn: Connection, key: bytes, replids: set[str]) -> None:
-    """Raise `Refused` when another link's checkpoint here follows the same source: every INCR would count twice."""
-    for other in await conn.call(b"SMEMBERS", INDEX):
-        if other == key:
-            continue
-        try:
-            position = (await read_checkpoint(conn, other)).position
-        except CanalError:
-            continue
-        if position is not None and position.replid in replids:
-            name = other.decode("utf-8", "replace")
-            raise Refused(
-                f"target {conn.endpoint.label} already gets this source's writes by another link ({name} follows the "
-                f"same replication id {position.replid}); a second one would apply every write twice. Stop that task, "
-                f"or, when it is gone for good, remove its checkpoint: DEL {name}"
-            )
