@@ -105,7 +105,7 @@ def home_of(spec: TaskSpec) -> Callable[[Place], Where]:
     if spec.two_way is None:
         return lambda place: "first"
     ours, theirs = spec.source.datacenter, spec.target.datacenter
-    homes = Homes([spec.two_way.home], {ours, theirs, *spec.direct})
+    homes = Homes(spec.two_way.home, {ours, theirs, *spec.direct, *spec.two_way.datacenters})
 
     def home(place: Place) -> Where:
         ranking = [name for name in homes.ranking(place) if name in (ours, theirs)]

@@ -38,6 +38,15 @@ def shard_dir(state_dir: Path, uid: str, shard: ShardId) -> Path:
     return state_dir / "tasks" / f"{shard.task}.{uid[:8]}" / shard.shard
 
 
+def _homes(spec: TaskSpec) -> dict[str, Any]:
+    """How concurrent writes are settled; nothing for a task of one way."""
+    two_way = spec.two_way
+    if two_way is None:
+        return {}
+    names = ("home", "datacenters", "commutative", "window_max_keys", "echoes_per_second")
+    return {name: getattr(two_way, name) for name in names}
+
+
 def to_link_config(
     record: TaskRecord,
     shard: str,
@@ -65,6 +74,7 @@ def to_link_config(
         uid=record.uid,
         epoch=epoch,
         two_way=spec.two_way is not None,
+        **_homes(spec),
         flush="auto" if spec.two_way is None else spec.two_way.flush,
         accept_evictions=spec.two_way is not None and spec.two_way.accept_evictions,
         direct=spec.direct,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from canal.commands import COMMANDS, Flag, ServerKind
 from sync.config import LinkConfig
+from sync.converge import FLOWING
 from sync.expiry import LOOKED_AT, ExpiryRule
 from sync.restore import target_of
 from sync.rewrite import Payloads, Rewriter
@@ -35,6 +36,8 @@ def make_rules(
         max_commands=config.batch_commands,
         max_bytes=config.batch_bytes,
     )
+    if config.two_way:
+        rules.plain = {name: count for name, count in rules.plain.items() if name not in FLOWING}
     if expiry is not None:
         _mind_expiry(rules, rewriter, expiry)
     return rules

@@ -27,6 +27,7 @@ class Batch:
     size: int = 0  # bytes of the commands
     origin: str = ""
     opos: str = ""
+    seen: str = ""  # two-way: what its datacenter had applied of the others before its first unit
     received_ms: int = 0  # of its first unit
     last_received_ms: int = 0
     solo: bool = False
@@ -73,6 +74,7 @@ class Batcher:
         if batch is None:
             batch = self._open = Batch(unit.end, unit.db, origin=unit.origin, received_ms=unit.received_ms)
             batch.noscript = unit.noscript
+            batch.seen = unit.seen
         batch.units.append(unit)
         batch.end, batch.db = unit.end, unit.db
         batch.count += count

@@ -40,7 +40,7 @@ class SnapshotOptions:
     mode: SnapshotMode = "auto"
     stale_keys: StaleKeys | None = None  # None: stop at first contact with a target that holds data
     confirmed: bool = False  # a person has agreed that a resync may remove much of the target
-    existing: Existing = "target"  # two-way only: whose value stays where both sides have the key
+    existing: Existing = "home"  # two-way only: whose value stays where both sides have the key
     big_key_bytes: int = 64 * MiB
     max_bytes_per_second: int = 0
 
@@ -62,6 +62,12 @@ class LinkConfig:
     two_way: bool = False
     flush: Flush = "auto"  # FLUSHALL, FLUSHDB, SWAPDB; auto: replay one way, stop in a two-way task
     accept_evictions: bool = False  # two-way over servers that evict: their DELs look like users'
+    home: tuple[str, ...] = ("hash",)  # two-way: whose state of a key wins; words as in sync.homes
+    datacenters: tuple[str, ...] = ()  # two-way: all that write, beside source, target and direct
+    commutative: bool = False  # two-way: INCR-likes, SADD … of both sides are no conflict
+    window_max_keys: int = 250_000  # two-way: writes not yet seen by every datacenter that are known one by one
+    echoes_per_second: float = 1000.0
+    causal_wait_s: float = 5.0  # how long a batch waits for what it builds on, in meshes
     direct: tuple[str, ...] = ()  # origins that reach the target by a task of their own
     on_error: OnError = "stop"
     writer: WriterMode = "auto"

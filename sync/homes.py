@@ -97,3 +97,15 @@ def hash_tag(key: bytes) -> bytes:
         return key
     end = key.find(b"}", begin + 1)
     return key[begin + 1 : end] if end > begin + 1 else key
+
+
+def library_name(argv: list[bytes]) -> bytes:
+    """The library that FUNCTION LOAD or DELETE concerns; empty where the command does not say."""
+    word = argv[1].upper() if len(argv) > 1 else b""
+    if word == b"DELETE" and len(argv) > 2:
+        return argv[2]
+    if word == b"LOAD" and len(argv) > 2:
+        for part in argv[-1].split(b"\n", 1)[0].split():
+            if part.startswith(b"name="):
+                return part[5:]
+    return b""

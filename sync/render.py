@@ -96,7 +96,7 @@ def _pieces(batch: Batch, form: Form) -> tuple[list[Piece], list[int] | None]:
     return out, kept
 
 
-def render(batch: Batch, tagger: Tagger, replid: str, db: int, *, seen: str = "", form: Form = RAW) -> Rendered:
+def render(batch: Batch, tagger: Tagger, replid: str, db: int, *, form: Form = RAW) -> Rendered:
     """The transaction's inside: tag, then the commands with the SELECTs that they need."""
     parts: list[bytes] = []
     own: list[int] = []
@@ -123,7 +123,7 @@ def render(batch: Batch, tagger: Tagger, replid: str, db: int, *, seen: str = ""
                 first=batch.first,
                 again=batch.again,
                 progress=batch.progress,
-                seen=seen,
+                seen=batch.seen,
                 full=full,
             )
         )

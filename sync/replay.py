@@ -18,6 +18,7 @@ from canal.position import Position
 from sync.adjust import make_rules
 from sync.batch import Batch
 from sync.config import LinkConfig
+from sync.converge import Converge
 from sync.deadletter import DeadLetters
 from sync.deadline_scan import scan_deadlines
 from sync.expiry import Deadlines, ExpiryRule
@@ -94,6 +95,7 @@ class Replay:
         self._asked_always = False
         self._expiry = ExpiryRule(Deadlines(config.expiry_max_keys)) if config.two_way else None
         self._learned = False  # the deadlines at the source are known
+        self._converge = Converge(config, status) if config.two_way else None
         self._key = checkpoint_key(config.task, config.shard)
 
     def pause(self, paused: bool) -> None:
@@ -117,9 +119,16 @@ class Replay:
 
     async def run(self) -> None:
         """One session after the other until stopped. Raises `CanalError` for what needs a person."""
-        while not await self._guarded_session():
-            if self._past_deadline():
-                return
+        echoing = asyncio.create_task(self._converge.run()) if self._converge is not None else None
+        try:
+            while not await self._guarded_session():
+                if self._past_deadline():
+                    return
+        finally:
+            if self._converge is not None and echoing is not None:
+                self._converge.close()
+                echoing.cancel()
+                await asyncio.gather(echoing, return_exceptions=True)
 
     async def _guarded_session(self) -> bool:
         """A session, with its errors dealt with. True when there is nothing left to do."""
@@ -287,6 +296,8 @@ class Replay:
         if plan == "snapshot":
             status.state = "snapshot"
             session.deadlines = None if self._expiry is None else self._expiry.deadlines
+            if self._converge is not None:
+                self._converge.snapshot_seen = ""
             await self._snapshot_run(session, checkpoint, target).run()
             self._learned = True
         elif joins:
@@ -299,6 +310,11 @@ class Replay:
         await self._mind_requests(session, offset, db)
         await self._learn_deadlines()
         rules = make_rules(config, self._watch.kind, target, self._transform, self._expiry)
+        if self._converge is not None:
+            own = checkpoint.seen if checkpoint.origin == config.source_dc else ""
+            if plan == "snapshot":
+                own = self._converge.snapshot_seen
+            rules.watch = await self._converge.open(capture, rules, start, own, plan == "snapshot", self._wake)
         await session.stream(rules, offset, db, lambda: self.stop_by is not None)
         return self.stop_by is not None
 
@@ -337,7 +353,8 @@ class Replay:
         count = await databases(conn)
         # one way only: two ways, the other link looks at every command here for what it does to its key
         form = Form(join=not config.two_way and await may_join(conn, self._key), compact=config.compact)
-        tagger = Tagger(self._key, self._state.uid, config.source_dc, fenced.checkpoint)
+        homes = "" if self._converge is None else self._converge.homes.fingerprint
+        tagger = Tagger(self._key, self._state.uid, config.source_dc, fenced.checkpoint, homes)
         session = Session(
             config,
             self._status,
@@ -358,6 +375,7 @@ class Replay:
         session.databases = count
         session.throttle = self.throttle
         session.sampler, session.heartbeat = self.sampler, self.heartbeat
+        session.converge = self._converge
         return session
 
     def _snapshot_run(self, session: Session, checkpoint: Checkpoint, target: ServerKind) -> SnapshotRun:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from canal.rdb.events import Function, Header, Key, KeyEnd, KeyStart, PlainRun, 
 from canal.rdb.plain import SHAPES, PlainKeys
 from canal.rdb.target import Loadable, NotLoadable, Plan, Target
 from canal.rdb.types import encoding_name
+from sync.homes import FUNCTIONS, library_name
 from sync.status import SnapshotProgress
 from sync.tag import RESERVED
 
@@ -51,19 +52,24 @@ class Step:
     at: int = 0
 
 
+Keeps = Callable[[int, bytes], bool]
+"""(database, key) → does a value that the target has stay?"""
+
+
 class Restorer:
     """Makes commands for one target. ``keep``: a key that the target has stays as it is (two-way)."""
 
     def __init__(
-        self, target: Target, temporary: bytes, *, keep: bool, status: SnapshotProgress, big_key_bytes: int
+        self, target: Target, temporary: bytes, *, keep: bool | Keeps, status: SnapshotProgress, big_key_bytes: int
     ) -> None:
         self.status = status
         self.target = target
         self.temporary = temporary
-        self._keep = keep
+        self._keep = keep if isinstance(keep, bool) else True
+        self._keeps = None if isinstance(keep, bool) else keep
         self._big_bytes = big_key_bytes
         self._loadable: Loadable | None = None
-        self._flavor = "redis"
+        self.flavor = "redis"
         self._set_pxat = target.at_least((6, 2))
         self._absttl = target.at_least((5, 0))
         self._big: BigKey | None = None
@@ -74,7 +80,7 @@ class Restorer:
     def header(self, header: Header, target: Target) -> None:
         """The RDB's version and what a probe of the target said decide what can be restored as it is."""
         self.target = target
-        self._flavor = header.flavor
+        self.flavor = header.flavor
         self._loadable = Loadable(target, header.flavor, header.version, big_bytes=self._big_bytes)
 
     def plain_keys(
@@ -84,7 +90,7 @@ class Restorer:
 
         ``timed``: those with a deadline too.
         """
-        if self._keep or not self._absttl or self._loadable is None:
+        if self._keep or self._keeps is not None or not self._absttl or self._loadable is None:
             return None
         shapes = bytearray(256)
         for value_type, shape in SHAPES.items():
@@ -123,6 +129,8 @@ class Restorer:
 
     def key(self, key: Key) -> Iterator[Step]:
         """A whole key. Raises `NotLoadable` for what the target cannot hold by any means."""
+        if self._keeps is not None:
+            self._keep = self._keeps(key.db, key.key)
         self.status.keys_done += 1
         if key.expire_ms is not None:
             key.expire_ms = self._deadline(key.expire_ms)
@@ -163,11 +171,16 @@ class Restorer:
     def function(self, function: Function) -> Iterator[Step]:
         """FUNCTION LOAD of a library; nothing for a target before functions."""
         if not function.pre_release and self.target.at_least((7, 0)):
-            yield Step(0, [[b"FUNCTION", b"LOAD", b"REPLACE", function.code]], 0, noscript=True)
+            argv = [b"FUNCTION", b"LOAD", b"REPLACE", function.code]
+            if self._keep if self._keeps is None else self._keeps(FUNCTIONS, library_name(argv)):
+                del argv[2]
+            yield Step(0, [argv], 0, noscript=True)
 
     def big(self, event: KeyStart | ValuePart | KeyEnd) -> Iterator[Step]:
         """A value that comes in parts, made under the temporary name."""
         if isinstance(event, KeyStart):
+            if self._keeps is not None:
+                self._keep = self._keeps(event.db, event.key)
             self.status.keys_done += 1
             self.status.keys_decoded += 1
             start = event
@@ -176,7 +189,7 @@ class Restorer:
             )
             if event.expire_ms is not None:
                 start = replace(event, expire_ms=self._deadline(event.expire_ms))
-            self._big = BigKey(start, self.target, self.temporary, flavor=self._flavor)
+            self._big = BigKey(start, self.target, self.temporary, flavor=self.flavor)
             yield from self._steps(start.db, self._big.begin(), event.offset)
             return
         big = self._big
@@ -195,11 +208,11 @@ class Restorer:
     def _decoded(self, key: Key) -> Iterator[Step]:
         """As ordinary commands: at once when small, else piece by piece under the temporary name."""
         if len(key.value) <= _AT_ONCE_BYTES and not self._keep:
-            commands = list(key_commands(key, self.target, flavor=self._flavor))
+            commands = list(key_commands(key, self.target, flavor=self.flavor))
             yield Step(key.db, commands, key.end, any(argv[0] in _NOSCRIPT for argv in commands))
             return
         last: list[list[bytes]] = []
-        for argv in key_commands(key, self.target, flavor=self._flavor, temporary=self.temporary):
+        for argv in key_commands(key, self.target, flavor=self.flavor, temporary=self.temporary):
             if last or argv[0] == b"RENAME":
                 last.append(argv)
             else:

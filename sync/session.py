@@ -16,6 +16,7 @@ from canal.journal.reader import StreamReader
 from canal.position import Position
 from sync.batch import Batch, Batcher, command_at, without
 from sync.config import LinkConfig
+from sync.converge import Converge
 from sync.deadletter import DeadLetters, describe
 from sync.expiry import Deadlines
 from sync.fetch import fetch
@@ -69,7 +70,6 @@ class Session:
         guarded: bool,
         start: Position,
         generation: int,
-        seen: Callable[[], str] | None = None,
         form: Form = RAW,
     ) -> None:
         self.config = config
@@ -97,7 +97,6 @@ class Session:
             pipelined_multi=fence.info.flavor == "valkey" or fence.info.numbers >= (6, 2, 0),
             on_commit=self._commit,
             wake=wake.set,
-            seen=seen,
             form=form,
         )
         self._looked = 0.0
@@ -110,6 +109,8 @@ class Session:
         self.sampler: Sampler | None = None
         self.heartbeat: Heartbeat | None = None
         self.deadlines: Deadlines | None = None  # two ways: those of the snapshot are learned
+        self.converge: Converge | None = None  # two ways
+        self._units: UnitReader | None = None
         self._fetching: asyncio.Task[list[Fetched]] | None = None
         self._fetch_not_before = 0.0
 
@@ -127,7 +128,7 @@ class Session:
         capture, wake = self.capture, self.wake
         single = self.troubles.single_until > offset
         rules.databases = self.databases
-        units = UnitReader(offset, db, rules)
+        units = self._units = UnitReader(offset, db, rules)
         batcher = Batcher(self.config.batch_commands, self.config.batch_bytes)
         self._set_single(rules, batcher, single)
         if self.refetch is not None:
@@ -162,6 +163,8 @@ class Session:
         waiting_bytes = 0
         while True:
             self._check()
+            if self.converge is not None:
+                self.converge.tick(capture, self.watch)
             if throttle.on and not single:
                 self._bound(throttle, rules, batcher)
             # a unit that goes alone really does, so that a connection that breaks names it
@@ -323,6 +326,8 @@ class Session:
         counters.dropped_bytes = 0
         self._dropped_since = 0.0
         batch = Batch(units.position, units.db)
+        if units.rules.watch is not None:
+            batch.seen = units.rules.watch.seen
         batch.received_ms = batch.last_received_ms = self.capture.status.received_ms
         self.writer.submit(batch)
 
@@ -370,6 +375,8 @@ class Session:
 
     async def submit(self, batch: Batch) -> None:
         """Submit when there is room (for the snapshot, which has no other work meanwhile)."""
+        if self.converge is not None and not batch.seen:
+            batch.seen = self.converge.snapshot_seen
         self._check()
         throttle = self.throttle
         while (
@@ -415,7 +422,7 @@ class Session:
         if self.throttle.on:
             self.throttle.committed(latency_s)
         self.watch.note_boundary(batch.end, batch.db)
-        self.capture.journal.release(batch.end)
+        self.capture.journal.release(batch.end if self.converge is None else self.converge.keep_from(batch.end))
         self.capture.journal.mark(batch.end, batch.db)
 
     def _failed(self, batch: Batch, failures: Failures) -> None:
@@ -424,11 +431,14 @@ class Session:
             if found is None:
                 continue
             db, argv, end = found
-            if batch.snapshot and text.startswith("BUSYKEY"):
+            if batch.snapshot and text.startswith(("BUSYKEY", "ERR Library")):
                 self.status.snapshot.keys_kept += 1
                 continue
             if argv[0].upper() in _FAILING_ON_PURPOSE and not batch.solo:
                 self.status.filtered("script-error")
+                continue
+            if self.converge is not None and not batch.snapshot and self.converge.refused(db, argv, text):
+                self.status.conflicts_marked += 1
                 continue
             error = self.give_up(end, db, argv, text)
             if self.config.on_error == "stop" and self.fatal is None:

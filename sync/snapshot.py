@@ -24,9 +24,9 @@ from canal.rdb.types import type_name
 from sync.batch import Batch, without
 from sync.building import Builder, Pace
 from sync.keyset import KeySet
-from sync.restore import Restorer, Step, target_of, temporary_key
+from sync.restore import Keeps, Restorer, Step, target_of, temporary_key
 from sync.sweep import Sweep
-from sync.tag import is_reserved
+from sync.tag import PREFIX, is_reserved
 from sync.target.connection import connect
 from sync.target.fence import user_keys
 from sync.transform import Transform
@@ -74,7 +74,7 @@ class SnapshotRun:
         self._restorer = Restorer(
             self._target,
             temporary_key(config.task, config.shard),
-            keep=config.two_way and config.snapshot.existing == "target",
+            keep=self._keeps(),
             status=session.status.snapshot,
             big_key_bytes=config.snapshot.big_key_bytes,
         )
@@ -84,6 +84,15 @@ class SnapshotRun:
         )
         self._passed_over = False  # parts of a big value that was applied before
         self._start: KeyStart | None = None  # of the value in parts that is under way
+
+    def _keeps(self) -> bool | Keeps:
+        """Whose value stays where both sides have a key."""
+        config, converge = self.session.config, self.session.converge
+        if not config.two_way or config.snapshot.existing == "source":
+            return False
+        if config.snapshot.existing == "target" or converge is None:
+            return True
+        return lambda db, key: converge.homes.home((db, key)) != config.source_dc
 
     async def run(self) -> None:
         """Apply, sweep, and end the phase with a tag at the snapshot's position. Returns early when capture began anew.
@@ -212,6 +221,8 @@ class SnapshotRun:
 
     def _key(self, key: Key) -> Iterable[Step]:
         if is_reserved(key.key):
+            if self.session.converge is not None and key.key.startswith(PREFIX):
+                self.session.converge.met_in_snapshot(key, self._restorer.flavor)
             return ()
         placed = self._transform.key(key.db, key.key, type_name(key.type))
         if isinstance(placed, Dropped):

@@ -117,6 +117,20 @@ class LinkStatus:
     heartbeat_waiting: float = 0.0  # seconds since the oldest heartbeat was sent that is not through
     heartbeat_at: float = 0.0  # when one was last through
     heartbeat_error: str = ""
+    home: str = ""  # two-way: the policy that gives each key its home
+    homes_fingerprint: str = ""
+    conflicts: int = 0  # concurrent writes that were found
+    conflicts_waiting: int = 0  # keys that not every datacenter has settled
+    conflicts_marked: int = 0  # of the conflicts: told by the target's replies
+    echoes: int = 0  # keys echoed at source or target
+    echo_bytes: int = 0
+    echoes_waiting: int = 0
+    echoes_big: int = 0  # left alone because of their size
+    echoes_failed: int = 0
+    echoes_suspended: str = ""  # why; empty while they go on
+    window_keys: int = 0  # writes not yet seen by every datacenter, as far as they were looked into
+    causal_waits: int = 0  # batches that waited for another datacenter's writes
+    causal_breaks: int = 0  # and those that went before them in the end
     snapshot: SnapshotProgress = field(default_factory=SnapshotProgress)
     started: float = field(default_factory=time.time)
 

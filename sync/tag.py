@@ -12,7 +12,9 @@ A link keeps one hash at its target, `redis-canal:checkpoint:<task>/<shard>`, wi
            another that was applied in part), else ``stream``
 ``snap``   progress of the snapshot: bytes of the RDB whose keys are applied
 ``seen``   ``<dc>=<replid>:<offset>,…``: what had been applied of other datacenters before the batch (two-way)
-``opos``   position at the origin, in forwarded transactions only (``-`` in others)
+``opos``   position at the origin, in forwarded transactions only
+``via``    datacenter that ``pos`` belongs to, in forwarded transactions only
+``homes``  fingerprint of the policy that gives each key its home (two-way; `sync.homes`)
 ``epoch``  fencing: a writer that finds a higher one stops
 ``at``     unix time in ms when the batch was made
 =========  ========================================================================================================
@@ -104,8 +106,10 @@ class Checkpoint:
 class Tagger:
     """Makes the tags of one link on one connection; leaves out what the hash already holds."""
 
-    def __init__(self, key: bytes, uid: str, origin: str, stored: Checkpoint | None) -> None:
+    def __init__(self, key: bytes, uid: str, origin: str, stored: Checkpoint | None, homes: str = "") -> None:
         self.key = key
+        self._homes = homes
+        self._told = False
         self.uid = uid
         self.origin = origin
         self._stored = stored or Checkpoint()
@@ -136,10 +140,13 @@ class Tagger:
         if full or last.position is None or last.snapshot != snapshot or snapshot:
             phase = b"stream" if not snapshot else b"snapshot" if not first else b"again" if again else b"first"
             argv += [b"phase", phase, b"snap", b"%d" % progress]
-        if seen and (full or seen):
+        if seen:
             argv += [b"seen", seen.encode()]
         if opos:
-            argv += [b"opos", opos.encode()]
+            argv += [b"opos", opos.encode(), b"via", self.origin.encode()]
+        if self._homes and (full or not self._told):
+            argv += [b"homes", self._homes.encode()]
+            self._told = True
         if full:
             argv += [b"epoch", b"%d" % last.epoch]
         self._stored = replace(

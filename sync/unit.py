@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from canal.errors import CanalError, ProtocolError, Refused
 from canal.resp import LIMIT, NEED_MORE, encode, need, parse, scan
@@ -73,6 +73,7 @@ class Unit:
     noscript: bool = False  # holds a command that scripts may not call
     origin: str = ""  # "" for writes of the source itself; else the datacenter that the tag names
     opos: str = ""
+    seen: str = ""  # two-way: what its datacenter had applied of the others before it
     dead: list[DeadLetter] = field(default_factory=list)
 
     @property
@@ -90,6 +91,24 @@ class Circulation(CanalError):
     """The source's own writes come back to it: the topology has a loop that ``direct`` does not break."""
 
 
+class Watch(Protocol):
+    """Told of everything in the order of the stream, in two-way links; see `sync.conflict`."""
+
+    seen: str
+
+    def tag(self, tag: Tag, end: int) -> None:
+        """A tag, bare or before its commands, that ends at ``end``."""
+
+    def local(self, db: int, raw: bytes, end: int) -> None:
+        """A run of the source's own writes that pass."""
+
+    def command(self, db: int, argv: list[bytes], end: int) -> None:
+        """One of the source's own writes that is looked at."""
+
+    def unit(self, tag: Tag, sources: list[tuple[int, bytes]], end: int) -> None:
+        """The commands of a tagged transaction, as they stand in the stream."""
+
+
 @dataclass(slots=True)
 class Rules:
     """What decides the fate of a command. ``drop``: origins whose writes the target has or gets by another task."""
@@ -102,6 +121,7 @@ class Rules:
     flush: str = "replay"  # replay | drop | stop
     databases: int = _FAR  # how many the target has: SELECT of others fails there, and its commands would go elsewhere
     observe: Callable[[int, list[bytes], int], None] | None = None  # told of what is dropped as an echo, too
+    watch: Watch | None = None
     max_commands: int = 1000
     max_bytes: int = 256 * 1024
 
@@ -123,7 +143,7 @@ class Counters:
 class _Transaction:
     """A source MULTI…EXEC that is being collected."""
 
-    __slots__ = ("count", "db", "dead", "noscript", "pieces", "solo", "start", "tag")
+    __slots__ = ("count", "db", "dead", "noscript", "pieces", "solo", "sources", "start", "tag")
 
     def __init__(self, start: int, db: int) -> None:
         self.start = start
@@ -134,6 +154,7 @@ class _Transaction:
         self.tag: Tag | None = None
         self.solo = False
         self.noscript = False
+        self.sources: list[tuple[int, bytes]] = []  # two-way: of a tagged one, the commands as they stand
 
 
 class UnitReader:
@@ -230,6 +251,14 @@ class UnitReader:
         self.counters.received += count
         tx = self._tx
         piece = Piece(self.db if tx is None else tx.db, raw, count)
+        watch = self.rules.watch
+        seen = ""
+        if watch is not None:
+            seen = watch.seen
+            if tx is not None and tx.tag is not None:
+                tx.sources.append((tx.db, raw))
+            else:
+                watch.local(piece.db, raw, end)
         if piece.db >= self.rules.databases:
             self._beyond(piece, end)
         elif tx is not None:
@@ -237,7 +266,9 @@ class UnitReader:
             tx.count += count
         else:
             self.position = end
-            self._out.append(Unit(end, self.db, [piece], self._received_ms))
+            unit = Unit(end, self.db, [piece], self._received_ms)
+            unit.seen = seen
+            self._out.append(unit)
 
     def _beyond(self, piece: Piece, end: int) -> None:
         """Commands of a database that the target does not have."""
@@ -284,12 +315,18 @@ class UnitReader:
         end = base + after
         tag = recognise(argv)
         if tag is not None:
-            self._tag(tag)
+            self._tag(tag, end)
             if self._tx is not None:
                 self._tx.tag = tag
             self._consumed(end)
             return
         tx = self._tx
+        watch = self.rules.watch
+        if watch is not None:
+            if tx is not None and tx.tag is not None:
+                tx.sources.append((tx.db, buf[pos:after]))
+            else:
+                watch.command(self.db if tx is None else tx.db, argv, end)
         if tx is not None and tx.tag is not None and tx.tag.origin in self.rules.drop:
             tx.count += 1  # of a transaction that will be dropped: its commands are not replayed
             if self.rules.observe is not None:
@@ -300,6 +337,7 @@ class UnitReader:
         if adjusted is None:
             adjusted = self.rules.adjust(db, argv, self._received_ms, end)
         unit = Unit(end, self.db, [], self._received_ms)
+        unit.seen = "" if watch is None else watch.seen
         if isinstance(adjusted, Dropped):
             self.counters.filter(adjusted.reason)
         elif isinstance(adjusted, Impossible):
@@ -347,7 +385,7 @@ class UnitReader:
         if unit.pieces or unit.dead:
             self._out.append(unit)
 
-    def _tag(self, tag: Tag) -> None:
+    def _tag(self, tag: Tag, end: int) -> None:
         if tag.origin == self.rules.source_dc:
             raise Circulation(
                 f"link {tag.link} brings writes of datacenter {tag.origin} back to it: the tasks form a circle. "
@@ -355,6 +393,8 @@ class UnitReader:
             )
         if tag.origin not in self.rules.drop:
             self._check_path(tag)
+        if self.rules.watch is not None:
+            self.rules.watch.tag(tag, end)
         if self._on_tag is not None:
             self._on_tag(tag)
 
@@ -380,6 +420,10 @@ class UnitReader:
         self.db = tx.db
         self.position = end
         tag = tx.tag
+        watch = self.rules.watch
+        seen = "" if watch is None else watch.seen
+        if watch is not None and tag is not None and tx.sources:
+            watch.unit(tag, tx.sources, end)
         if tag is not None and tag.origin in self.rules.drop:
             self.counters.loops_dropped += tx.count
             if tx.count:  # a bare tag asks for none in return, or two idle links would never fall silent
@@ -390,8 +434,10 @@ class UnitReader:
         unit = Unit(end, self.db, _merged(tx.pieces), self._received_ms, atomic=True, solo=tx.solo)
         unit.noscript = tx.noscript
         unit.dead = tx.dead
+        unit.seen = seen
         if tag is not None:
             unit.origin = tag.origin
+            unit.seen = tag.fields.get(b"seen", b"").decode("ascii", "replace")
             unit.opos = tag.fields.get(b"opos", tag.fields.get(b"pos", b"")).decode("ascii", "replace")
         self._out.append(unit)
 

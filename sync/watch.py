@@ -49,6 +49,10 @@ class SourceWatch:
         if not known or offset - known[-1][0] >= _BOUNDARY_BYTES or offset < known[-1][0]:
             known.append((offset, db))
 
+    def boundary_before(self, offset: int) -> tuple[int, int] | None:
+        """The newest known unit boundary at or before ``offset``, with its database."""
+        return next((known for known in reversed(self._boundaries) if known[0] <= offset), None)
+
     async def before_psync(self) -> Endpoint:
         """Called before each attempt to connect; where to connect to."""
         found = await source_info(self._config)

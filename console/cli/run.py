@@ -34,10 +34,28 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
 )
 @click.option(
     "--existing",
-    type=click.Choice(["source", "target"]),
-    default="target",
+    type=click.Choice(["home", "source", "target"]),
+    default="home",
     show_default=True,
     help="With --two-way: whose value stays where both sides have a key.",
+)
+@click.option(
+    "--home",
+    multiple=True,
+    default=("hash",),
+    show_default=True,
+    metavar="WORD",
+    help="With --two-way: whose state of a key wins when both sides wrote it: hash, a datacenter, or PATTERN=DC.",
+)
+@click.option(
+    "--datacenter",
+    "datacenters",
+    multiple=True,
+    metavar="DC",
+    help="With --two-way: one more that writes, beside source, target and --direct; the same list for every link.",
+)
+@click.option(
+    "--commutative", is_flag=True, help="With --two-way: INCR, SADD and their like on both sides are no conflict."
 )
 @click.option(
     "--flush",
@@ -122,6 +140,7 @@ def command(**given: Any) -> int:
 def build_config(given: dict[str, Any]) -> Any:
     """The LinkConfig of the options. Raises ConfigError for what does not fit together."""
     from sync.config import JournalOptions, LinkConfig, SnapshotOptions
+    from sync.homes import Homes
 
     source_dc, target_dc = _datacenters(given)
     if given["two_way"] and given["compact"]:
@@ -129,6 +148,10 @@ def build_config(given: dict[str, Any]) -> Any:
     task = given["name"] or f"{source_dc}-{target_dc}"
     for flag, name in (("--name", task), *(("--direct", dc) for dc in given["direct"])):
         _check_name(flag, name)
+    for name in given["datacenters"]:
+        _check_name("--datacenter", name)
+    if given["two_way"]:
+        Homes(given["home"], {source_dc, target_dc, *given["direct"], *given["datacenters"]})  # says what is wrong
     return LinkConfig(
         task=task,
         source=endpoint("source", given["source"], given),
@@ -139,6 +162,9 @@ def build_config(given: dict[str, Any]) -> Any:
         two_way=given["two_way"],
         flush=given["flush"] or "auto",
         accept_evictions=given["accept_evictions"],
+        home=given["home"],
+        datacenters=given["datacenters"],
+        commutative=given["commutative"],
         direct=given["direct"],
         on_error=given["on_error"],
         writer=given["writer"],

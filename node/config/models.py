@@ -202,11 +202,23 @@ class SideConfig(Strict):
         return replace(endpoint, group=replace(endpoint.group, address_map=_address_map(self.address_map)))
 
 
+def _words(value: object) -> object:
+    """One word may stand without a list."""
+    return (value,) if isinstance(value, str) else value
+
+
 class TwoWayConfig(Strict):
-    """The task in the other direction, and whose value wins where both sides wrote."""
+    """The task in the other direction, and whose value wins where both sides wrote (``home``: see `sync.homes`).
+
+    ``datacenters``: those that write beside source, target and ``direct``; the same in every task.
+    """
 
     peer: TaskName
-    home: str = "hash"
+    home: Annotated[tuple[str, ...], BeforeValidator(_words)] = ("hash",)
+    datacenters: tuple[Datacenter, ...] = ()
+    commutative: bool = False
+    window_max_keys: Annotated[int, Field(ge=1000)] = 250_000
+    echoes_per_second: Annotated[float, Field(gt=0)] = 1000.0
     flush: Literal["auto", "replay", "drop", "stop"] = "auto"
     accept_evictions: bool = False
 
@@ -216,7 +228,7 @@ class SnapshotConfig(Strict):
 
     mode: Literal["auto", "always", "never"] = "auto"
     stale_keys: Literal["delete", "keep"] | None = None
-    existing: Literal["home", "source", "target"] = "target"
+    existing: Literal["home", "source", "target"] = "home"
     big_key_bytes: Size = 64 << 20
     max_bytes_per_second: Size = 0
 

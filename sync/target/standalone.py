@@ -113,7 +113,6 @@ class Writer:
         on_commit: Callable[[Batch, Failures], None],
         wake: Callable[[], None],
         window_bytes: int = 8 << 20,
-        seen: Callable[[], str] | None = None,
         form: Form = RAW,
     ) -> None:
         self._replid_at = replid_at
@@ -129,7 +128,6 @@ class Writer:
         self._on_commit = on_commit
         self._wake = wake
         self._window = window_bytes
-        self._seen = seen
         self._form = form
         self._ahead: _Flight | None = None  # gated: sent without its EXEC (or, for old servers, only its MULTI)
         self._db = 0
@@ -214,8 +212,7 @@ class Writer:
                 self._conn.write(part)
 
     def _rendered(self, batch: Batch, db: int) -> Rendered:
-        seen = self._seen() if self._seen else ""
-        return render(batch, self._tagger, self._replid_at(batch.end), db, seen=seen, form=self._form)
+        return render(batch, self._tagger, self._replid_at(batch.end), db, form=self._form)
 
     def _submit_guarded(self, batch: Batch) -> bool:
         rendered = self._rendered(batch, 0)

@@ -6,11 +6,13 @@ import os
 
 import pytest
 
-from canal import compaction, framing
+from canal import compaction, framing, keyscan
 from canal.rdb import plain
 
 
-@pytest.mark.parametrize("module", [framing, plain, compaction], ids=["framing", "plain", "compaction"])
+@pytest.mark.parametrize(
+    "module", [framing, keyscan, plain, compaction], ids=["framing", "keyscan", "plain", "compaction"]
+)
 def test_the_compiled_module_is_the_one_in_use(module: object) -> None:
     if os.environ.get("CI") != "true" or os.environ.get("REDIS_CANAL_PURE"):
         pytest.skip("plain Python is as right; what is held in CI is that mypyc built it")

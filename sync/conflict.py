@@ -1,0 +1,471 @@
+"""Concurrent writes, told from one datacenter's stream: who wrote what without having seen what. No I/O.
+
+A tagged write of another datacenter arrives; its tag says how much of ours its author had seen. A key that was written
+here after that was written by both at once: a *conflict*. The other side sees the same from its own stream. Whoever is
+the key's home echoes it (`sync.echo`), and the others wait for that.
+
+`Conflicts` is fed by `sync.unit.UnitReader` with everything in the order of the stream, and asked by `sync.converge`.
+See docs/architecture/two-way.md for the rules and the sequences that they come from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from canal.commands import Flag, lookup, read_keys
+from canal.keyscan import command_keys
+from canal.resp import parse
+from sync.commutative import Atoms, Commuting
+from sync.homes import FUNCTIONS, Homes, Place, library_name
+from sync.seen import Line, Vector, format_seen, parse_position, parse_seen
+from sync.tag import Tag, is_reserved
+from sync.window import SIMPLE, Window, places_written
+
+Source = tuple[int, bytes]
+"""(database, commands as RESP) as they stand in the stream."""
+
+_SNAPSHOT: Final = (b"snapshot", b"first", b"again")
+_SILENT_S: Final = 5.0
+_AGAIN_S: Final = 2.0
+_STALE_S: Final = 30.0
+_MOST_PENDING: Final = 100_000
+_MOST_FLOWS: Final = 100_000
+_HISTORY: Final = 4096
+_WHOLE: Final = frozenset({b"RESTORE", b"DEL", b"UNLINK", b"SET"})
+
+
+@dataclass(slots=True)
+class Conflict:
+    """Two writes of one key, neither of which had seen the other; ``winner``: the datacenter whose state stays."""
+
+    place: Place
+    first: tuple[str, int]  # (datacenter, offset in its stream)
+    second: tuple[str, int]
+    winner: str
+    at: float
+    reason: str = "concurrent"
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A key whose home has not settled it for everybody yet."""
+
+    positions: dict[str, int]  # of the writes that everybody has to see
+    since: float
+    acting: bool  # it is for us to echo it
+    asked_at: float = 0.0
+    echoed_at: int = 0  # our echo stands in our stream there
+    again: bool = False  # written concurrently once more after our echo
+    twice: bool = False  # echoed once more after all had seen both writes
+
+
+@dataclass(slots=True)
+class Figures:
+    """Counters of one `Conflicts`; they only grow."""
+
+    conflicts: int = 0
+    settled: int = 0
+    given_up: int = 0  # keys that could not be waited for, for lack of room
+    shown: int = 0  # of the conflicts, by the owner
+
+
+class Conflicts:
+    """See the module's text. ``here``: the source's datacenter. ``floor``: what is not known of the stream up to there
+    counts as written. ``clock``: monotonic seconds. ``delay_s``: how long to leave the first echo to another link.
+    """
+
+    def __init__(
+        self,
+        here: str,
+        homes: Homes,
+        *,
+        floor: int = -1,
+        max_keys: int = 250_000,
+        commutative: bool = False,
+        delay_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        on_conflict: Callable[[Conflict], None] = lambda conflict: None,
+    ) -> None:
+        self.here = here
+        self.homes = homes
+        self.figures = Figures()
+        self.seen = ""  # our own vector as text, for the tags that we write
+        self.own: Vector = {}
+        self.asks: dict[Place, None] = {}  # to be echoed here; taken by the owner
+        self.strangers: dict[str, str] = {}  # datacenter -> fingerprint, where its policy is another one
+        self.pending: dict[Place, _Pending] = {}
+        self.quiet = False  # what is read is known already: nothing is told or counted
+        self._on_conflict = on_conflict
+        self._clock = clock
+        self._delay_s = delay_s
+        self._peers = [name for name in homes.datacenters if name != here]
+        self._lines = {name: Line() for name in homes.datacenters}
+        names = [here] if len(self._peers) == 1 else homes.datacenters
+        self.windows = {name: Window(max_keys, floor if name == here else -1) for name in names}
+        self.local_window = self.windows[here]
+        self._known: dict[str, dict[str, int]] = {}  # peer -> datacenter -> how far it has seen that one's stream
+        self._heard: dict[str, float] = {}
+        self._vector: dict[str, int] = {}  # of the tag met last
+        self._position = -1
+        self._in_snapshot = False
+        self._flows: dict[Place, dict[Place, int]] = {}  # read here -> outputs, with the position
+        self._commuting = Commuting() if commutative else None
+        self._moved = False
+        self._flows_until = -1
+        self._history: deque[tuple[int, str]] = deque(maxlen=_HISTORY)  # (position after which, our own vector)
+        self._first_seen = ""
+
+    # --- what the stream brings ---
+
+    def start(self, seen: str, eras: Sequence[tuple[str, int]]) -> None:
+        """Our own vector where reading begins, and our stream's history."""
+        self.own = parse_seen(seen)
+        self.seen = self._first_seen = format_seen(self.own)
+        self.learn(eras)
+
+    def learn(self, eras: Sequence[tuple[str, int]]) -> None:
+        """Our stream's history as the journal has it."""
+        self._lines[self.here].learn(eras)
+
+    def tag(self, tag: Tag, end: int) -> None:
+        """A tag, bare or before its commands, that ends at ``end`` of our stream."""
+        fields, origin = tag.fields, tag.origin
+        if origin == self.here or origin not in self._lines:
+            return
+        said = fields.get(b"homes")
+        via = fields.get(b"via", b"").decode("utf-8", "replace")
+        at = parse_position(fields.get(b"pos", b""))
+        forwarded = parse_position(fields.get(b"opos", b""))
+        self._in_snapshot = fields.get(b"phase") in _SNAPSHOT
+        if said is not None and not via:
+            self._policy(origin, said.decode("ascii", "replace"))
+        where = forwarded or (None if via else at)
+        if where is None:
+            return
+        self._follow(origin, where)
+        self._position = self._lines[origin].place(where)
+        self._vector = self._placed(parse_seen(fields.get(b"seen", b"")))
+        self._vector[origin] = self._position
+        now = self._clock()
+        self._heard[origin] = now
+        if via and at is not None and via in self._lines:
+            self._heard[via] = now
+            self._follow(via, at)
+            self._known.setdefault(via, {})[via] = self._lines[via].place(at)
+            self._saw(via, at, end)
+        if not self._in_snapshot:
+            self._known[origin] = self._vector
+            self._saw(origin, where, end)
+            self._moved = True
+
+    def local(self, db: int, raw: bytes, end: int) -> None:
+        """A run of our own writes, of which nothing but the keys matters."""
+        self.local_window.note(db, raw, end)
+        if self._commuting is not None:
+            self._commuting.note(self.here, db, raw, end)
+
+    def command(self, db: int, argv: list[bytes], end: int) -> None:
+        """One of our own writes that has to be looked at."""
+        if len(argv) > 1 and is_reserved(argv[1]):
+            return
+        name = argv[0].upper()
+        if self._concerns_all(name):
+            self.local_window.all_written(end)
+            return
+        for place in self._written(db, argv):
+            self.local_window.touch(place, end)
+            entry = self.pending.get(place)
+            if entry is not None and entry.acting and name in _WHOLE:
+                entry.echoed_at = end
+        if self._commuting is not None:
+            self._commuting.command(self.here, db, argv, end)
+        self._flow(db, argv, end)
+
+    def unit(self, tag: Tag, sources: Iterable[Source], end: int) -> None:
+        """The commands of a tagged transaction."""
+        origin = tag.origin
+        window = self.windows.get(origin)
+        vector = self._vector
+        checks = [
+            (name, one, vector.get(name, -1))
+            for name, one in self.windows.items()
+            if name != origin and one.last > vector.get(name, -1)
+        ]
+        for db, raw in sources:
+            if window is not None:
+                window.note(db, raw, self._position)
+            if checks or self.pending or self._flows:
+                self._look(origin, db, raw, checks, end)
+            if self._commuting is not None:
+                self._commuting.note(origin, db, raw, self._position)
+
+    # --- detection ---
+
+    def _look(self, origin: str, db: int, raw: bytes, checks: list[tuple[str, Window, int]], end: int) -> None:
+        keys, others = command_keys(raw, SIMPLE)
+        flowing: list[list[bytes]] = []
+        commuting = self._commuting
+        signatures = commuting.signatures(db, raw) if commuting is not None and checks else None
+        for key in dict.fromkeys(keys):
+            self._one(origin, (db, key), checks, signatures)
+        for at in others:
+            found = parse(raw, at, len(raw))
+            assert found is not None
+            argv = found[0]
+            name = argv[0].upper()
+            if len(argv) > 1 and is_reserved(argv[1]):
+                continue
+            if self._concerns_all(name):
+                for which, window, limit in checks:
+                    for place in window.after(limit):
+                        self._conflict(place, (which, window.last), (origin, self._position))
+                continue
+            for place in self._written(db, argv):
+                conflicts = self._one(origin, place, checks, signatures)
+                if name in _WHOLE and not conflicts:
+                    self._settled(place, origin)
+            if read_keys(argv):
+                flowing.append(argv)
+        for argv in flowing:
+            self._tagged_flow(origin, db, argv, checks)
+
+    def _one(
+        self,
+        origin: str,
+        place: Place,
+        checks: list[tuple[str, Window, int]],
+        signatures: dict[Place, Atoms] | None,
+    ) -> bool:
+        """Look at one key that the transaction writes. True for a conflict."""
+        for name, window, limit in checks:
+            at = window.get(place)
+            if at <= limit and (window.floor <= limit or self._in_snapshot):
+                continue
+            commuting = self._commuting
+            if (
+                commuting is not None
+                and signatures is not None
+                and at > limit
+                and window.floor <= limit
+                and place not in self.pending
+                and commuting.commute(name, place, limit, signatures.get(place))
+            ):
+                continue
+            self._conflict(place, (name, max(at, window.floor)), (origin, self._position))
+            return True
+        outputs = self._flows.get(place)
+        if outputs:
+            limit = self._vector.get(self.here, -1)
+            for output, at in outputs.items():
+                if at > limit:
+                    self._conflict(output, (self.here, at), (origin, self._position), "read")
+        return False
+
+    def _tagged_flow(self, origin: str, db: int, argv: list[bytes], checks: list[tuple[str, Window, int]]) -> None:
+        """Outputs of a command whose inputs differ between here and where it was made are not the same either."""
+        for _, key in read_keys(argv):
+            place = (db, key)
+            for name, window, limit in checks:
+                at = window.get(place)
+                if at > limit or (window.floor > limit and not self._in_snapshot):
+                    self._unsettle(db, argv, (name, max(at, window.floor)), (origin, self._position))
+                    return
+            if place in self.pending:
+                mine = (self.here, self.local_window.last)
+                self._unsettle(db, argv, mine, (origin, self._position))
+                return
+
+    def _flow(self, db: int, argv: list[bytes], end: int) -> None:
+        """Our own RENAME, COPY, SUNIONSTORE …: what they read is remembered, for it may turn out to be disputed."""
+        sources = [(db, key) for _, key in read_keys(argv)]
+        if not sources:
+            return
+        outputs = self._written(db, argv)
+        for place in sources:
+            if place in self.pending:
+                self._unsettle(db, argv, (self.here, end), (self.here, end))
+                break
+        if len(self._flows) < _MOST_FLOWS:
+            for place in sources:
+                self._flows.setdefault(place, {}).update(dict.fromkeys(outputs, end))
+            self._flows_until = end
+        else:
+            self.local_window.all_written(end)
+
+    def _unsettle(self, db: int, argv: list[bytes], first: tuple[str, int], second: tuple[str, int]) -> None:
+        for place in self._written(db, argv):
+            self._conflict(place, first, second, "read")
+
+    def mark(self, place: Place, reason: str) -> None:
+        """A key that was found to differ in another way: an unexpected reply, a broken order."""
+        end = self.local_window.last
+        self._conflict(place, (self.here, end), (self.here, end), reason)
+
+    def _conflict(
+        self, place: Place, first: tuple[str, int], second: tuple[str, int], reason: str = "concurrent"
+    ) -> None:
+        entry = self.pending.get(place)
+        winner = self.homes.home(place)
+        now = self._clock()
+        if entry is None:
+            if len(self.pending) >= _MOST_PENDING:
+                self.pending.pop(next(iter(self.pending)))
+                self.figures.given_up += 1
+            entry = self.pending[place] = _Pending({}, now, winner == self.here)
+            if entry.acting and self._delay_s == 0.0:
+                self._ask(place, entry)
+        elif entry.acting:
+            entry.again = True
+        for name, offset in (first, second):
+            entry.positions[name] = max(offset, entry.positions.get(name, -1))
+        entry.twice = False
+        self._moved = True
+        if not self.quiet:
+            self.figures.conflicts += 1
+            self._on_conflict(Conflict(place, first, second, winner, time.time(), reason))
+
+    def _settled(self, place: Place, origin: str) -> None:
+        """A whole value of a disputed key came from somebody who had seen every write that was in dispute."""
+        entry = self.pending.get(place)
+        if entry is None or entry.acting:
+            return
+        if all(self._vector.get(name, -1) >= offset for name, offset in entry.positions.items()):
+            del self.pending[place]
+            self.figures.settled += 1
+
+    # --- what goes by time and by what others have seen ---
+
+    def progress(self) -> None:
+        """Settle what everybody has seen, and ask for what is still to be echoed (`asks`)."""
+        now = self._clock()
+        oldest = self.oldest_seen
+        if self._moved:
+            for name, window in self.windows.items():
+                window.expire(min(self._seen_by(peer, name) for peer in self.homes.datacenters if peer != name))
+            if self._flows and oldest >= self._flows_until:
+                self._flows.clear()
+            if self._commuting is not None:
+                self._commuting.expire(self.here, oldest)
+        self._moved = False
+        for place, entry in list(self.pending.items()):
+            if entry.acting:
+                self._follow_up(place, entry, oldest, now)
+            elif now - entry.since > _SILENT_S:
+                self._stand_in(place, entry, now)
+
+    def _follow_up(self, place: Place, entry: _Pending, oldest: int, now: float) -> None:
+        if not entry.asked_at:
+            if entry.echoed_at:  # by the other link
+                entry.asked_at = now
+            elif now - entry.since >= self._delay_s:
+                self._ask(place, entry)
+            return
+        if not entry.echoed_at:
+            if now - entry.asked_at > _STALE_S:
+                self._ask(place, entry)
+            return
+        everybody = oldest >= entry.echoed_at
+        if everybody and len(self._peers) > 1:
+            everybody = all(
+                self._seen_by(peer, name) >= offset for peer in self._peers for name, offset in entry.positions.items()
+            )
+        if everybody:
+            if entry.again or (len(self._peers) > 1 and not entry.twice):
+                entry.twice = not entry.again
+                self._ask(place, entry)
+            else:
+                del self.pending[place]
+                self.figures.settled += 1
+        elif entry.again and now - entry.asked_at > _AGAIN_S:
+            self._ask(place, entry)
+
+    def _stand_in(self, place: Place, entry: _Pending, now: float) -> None:
+        """The home is silent: the next in the circle echoes. Or it saw no conflict, and nothing is waited for."""
+        home = self.homes.home(place)
+        known = self._known.get(home, {})
+        if now - entry.since > _STALE_S and all(
+            known.get(name, -1) >= offset for name, offset in entry.positions.items()
+        ):
+            del self.pending[place]
+            return
+        for name in self.homes.ranking(place):
+            if name == self.here:
+                entry.acting = True
+                self._ask(place, entry)
+                return
+            if now - max(self._heard.get(name, 0.0), entry.since) <= _SILENT_S:
+                return
+
+    def _ask(self, place: Place, entry: _Pending) -> None:
+        entry.asked_at = self._clock()
+        entry.echoed_at = 0
+        entry.again = False
+        self.asks[place] = None
+
+    def take_asks(self) -> list[Place]:
+        """Keys to be echoed here now, each told once."""
+        asks = [place for place in self.asks if (entry := self.pending.get(place)) and not entry.echoed_at]
+        self.asks.clear()
+        return asks
+
+    def seen_at(self, position: int) -> str:
+        """Our own vector as it was at ``position`` of our stream, or an older one."""
+        for at, seen in reversed(self._history):
+            if at <= position:
+                return seen
+        return self._first_seen
+
+    def drop(self, place: Place) -> None:
+        """It cannot be echoed: nobody waits for it any more."""
+        if self.pending.pop(place, None) is not None:
+            self.figures.given_up += 1
+
+    @property
+    def oldest_seen(self) -> int:
+        """What every other datacenter has seen of our stream, as far as their tags have told; -1 for nothing."""
+        return min((self._seen_by(peer, self.here) for peer in self._peers), default=-1)
+
+    def seen_by(self, peer: str, name: str) -> int:
+        """How far ``peer`` has applied the stream of ``name``; -1 when that is not known."""
+        return self._seen_by(peer, name)
+
+    def _seen_by(self, peer: str, name: str) -> int:
+        if peer == self.here:
+            return self._lines[name].place(self.own.get(name))
+        return self._known.get(peer, {}).get(name, -1)
+
+    # --- small things ---
+
+    def _policy(self, origin: str, fingerprint: str) -> None:
+        if fingerprint != self.homes.fingerprint:
+            self.strangers[origin] = fingerprint
+        else:
+            self.strangers.pop(origin, None)
+
+    def _follow(self, name: str, position: tuple[str, int]) -> None:
+        self._lines[name].follow(*position)
+
+    def _saw(self, name: str, position: tuple[str, int], end: int) -> None:
+        if self.own.get(name) != position:
+            self.own[name] = position
+            self.seen = format_seen(self.own)
+            self._history.append((end, self.seen))
+
+    def _placed(self, vector: Vector) -> dict[str, int]:
+        return {name: self._lines[name].place(where) for name, where in vector.items() if name in self._lines}
+
+    def _written(self, db: int, argv: list[bytes]) -> list[Place]:
+        if argv[0].upper() == b"FUNCTION":
+            return [(FUNCTIONS, name)] if (name := library_name(argv)) else []
+        return places_written(db, argv)
+
+    def _concerns_all(self, name: bytes) -> bool:
+        info = lookup(name)
+        return info is not None and bool(info.flags & Flag.ALLKEYS)
+
+
+__all__ = ["Conflict", "Conflicts", "Figures", "Source"]

@@ -1,0 +1,308 @@
+"""A two-way link's part in making datacenters converge: conflicts in its stream, echoes asked for, figures shown.
+
+`Converge` lives as long as the link; `open` makes the `Conflicts` of one session, which begins by reading again from
+the journal what some other datacenter has not yet seen. Nothing is remembered that the journal, the checkpoint and
+``window.json`` do not say, so that a crash anywhere is a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from canal.capture import Capture
+from canal.commands import COMMANDS, READ, read_keys
+from canal.errors import CanalError
+from canal.position import Position
+from canal.rdb.elements import whole_hash
+from canal.rdb.events import Key
+from sync.config import LinkConfig
+from sync.conflict import Conflict, Conflicts
+from sync.conflictlog import ConflictLog
+from sync.echo import Echoed, Echoer, EchoFigures
+from sync.homes import Homes, Place
+from sync.seen import format_seen, parse_position, parse_seen
+from sync.status import LinkStatus
+from sync.tag import is_reserved
+from sync.unit import Dropped, Rules, UnitReader
+from sync.watch import SourceWatch
+from sync.window import places_written
+from sync.windowfile import Boundary
+
+log = logging.getLogger(__name__)
+
+_TICK_S: Final = 0.02
+_SAVE_S: Final = 1.0
+_DELAY_S: Final = 1.5
+_KEEP_BYTES: Final = 256 << 20
+"""The journal is kept from what the oldest peer has seen, but no further back than this: a datacenter that is away for
+long must not fill the disk of the others. What it then writes without having seen more counts as conflicting."""
+
+FLOWING: Final = frozenset(
+    spelling
+    for info in COMMANDS
+    if any(spec.access & READ for spec in info.keys)
+    or info.name in (b"COPY", b"SORT", b"GEORADIUS", b"GEORADIUSBYMEMBER")
+    for spelling in (info.name, info.name.lower())
+)
+"""Commands that carry values from one key into another: they are looked at one by one."""
+
+_OF_STATE: Final = (
+    "WRONGTYPE",
+    "BUSYGROUP",
+    "NOGROUP",
+    "BUSYKEY",
+    "INVALIDOBJ",
+    "ERR no such key",
+    "ERR index out of range",
+    "ERR value is not",
+    "ERR hash value is not",
+    "ERR increment",
+    "ERR decrement",
+    "ERR The ID specified in X",
+    "ERR The XGROUP subcommand requires the key",
+    "ERR Library",
+    "ERR source and destination",
+    "ERR resulting score",
+    "ERR bit",
+    "ERR value is out of range",
+)
+
+
+def of_state(text: str) -> bool:
+    """Does this error of a command say that the key is not what it was where the command was made?"""
+    return text.startswith(_OF_STATE)
+
+
+def datacenters_of(config: LinkConfig) -> tuple[str, ...]:
+    """All that write, as far as the link was told."""
+    return tuple(sorted({config.source_dc, config.target_dc, *config.direct, *config.datacenters}))
+
+
+class Converge:
+    """See the module's text. ``run`` is a task beside the link's; everything else is called by its session."""
+
+    def __init__(self, config: LinkConfig, status: LinkStatus) -> None:
+        self.homes = Homes(config.home, datacenters_of(config))
+        self.conflicts: Conflicts | None = None
+        self.snapshot_seen = ""  # what the RDB's own tags say, once they were met
+        self._config = config
+        self._status = status
+        self._log = ConflictLog(config.state_dir)
+        self._figures = EchoFigures()
+        self._source = Echoer(config.source, self._figures, self._echoed, "source", config.echoes_per_second)
+        self._target = Echoer(config.target, self._figures, self._echoed, "target", config.echoes_per_second)
+        self._next_tick = 0.0
+        self._next_save = 0.0
+        self._saved: tuple[int, int] | None = None
+        self._late: dict[Place, tuple[str, int]] = {}
+        status.home, status.homes_fingerprint = str(self.homes), self.homes.fingerprint
+
+    async def run(self) -> None:
+        """Carry out echoes until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._source.run())
+            group.create_task(self._target.run())
+
+    # --- one session ---
+
+    def met_in_snapshot(self, key: Key, flavor: str) -> None:
+        """A checkpoint in the RDB: how far another datacenter's stream had been applied when it was made."""
+        try:
+            fields = {field: value for field, value, _ in whole_hash(key.type, flavor, key.value)}
+        except (CanalError, ValueError, IndexError):
+            return  # nothing seen: every write of that datacenter counts as concurrent for a while
+        position = parse_position(fields.get(b"pos", b""))
+        name = fields.get(b"via", fields.get(b"origin", b"")).decode("utf-8", "replace")
+        if position is None or fields.get(b"phase") != b"stream" or name == self._config.source_dc:
+            return
+        vector = parse_seen(self.snapshot_seen)
+        vector[name] = position
+        self.snapshot_seen = format_seen(vector)
+
+    async def open(
+        self, capture: Capture, rules: Rules, start: Position, seen: str, snapshot: bool, wake: asyncio.Event
+    ) -> Conflicts:
+        """Conflicts as they stand where the session begins: after a snapshot, or from the journal's own past."""
+        config, journal = self._config, capture.journal
+        past = None if snapshot else Boundary.load(config.state_dir)
+        readable = past is not None and past[0].offset <= start.offset and journal.covers(past[0])
+        if snapshot:
+            Boundary.forget(config.state_dir)
+        self._saved = None
+        others = [name for name in self.homes.datacenters if name != config.source_dc]
+        found = self.conflicts = Conflicts(
+            config.source_dc,
+            self.homes,
+            floor=-1 if readable else start.offset,
+            max_keys=config.window_max_keys,
+            commutative=config.commutative,
+            delay_s=others.index(config.target_dc) * _DELAY_S,
+            on_conflict=self._log.add,
+        )
+        found.start(past[2] if readable and past is not None else seen, journal.replids)
+        if readable and past is not None:
+            await self._read_again(capture, rules, found, past[0].offset, past[1], start.offset, wake)
+        elif not snapshot:
+            log.info("what was written before offset %d is not in the journal: it counts as written", start.offset)
+        return found
+
+    async def _read_again(
+        self, capture: Capture, rules: Rules, found: Conflicts, begin: int, db: int, end: int, wake: asyncio.Event
+    ) -> None:
+        """The stretch of the stream that is applied, and not yet seen by everybody."""
+        past = Rules(
+            rules.source_dc, rules.drop, dict(rules.plain), lambda *_: Dropped("known"), flush="replay", watch=found
+        )
+        units = UnitReader(begin, db, past)
+        reader = capture.reader(begin, wake.set)
+        found.quiet = True
+        try:
+            offset, spent = begin, 0
+            while offset < end:
+                chunk = reader.read_nowait()
+                if chunk is None:
+                    wake.clear()
+                    await wake.wait()
+                    continue
+                data = chunk.data[: end - offset]
+                units.feed(offset, data, chunk.received_ms)
+                offset += len(data)
+                spent += len(data)
+                if spent > _SLICE_BYTES:
+                    spent = 0
+                    await asyncio.sleep(0)
+                    found.progress()
+        finally:
+            reader.close()
+            found.quiet = False
+        found.progress()
+
+    # --- while the session runs ---
+
+    def tick(self, capture: Capture, watch: SourceWatch) -> None:
+        """What others have seen, what is to be echoed, and the figures. Cheap to call often."""
+        now = time.monotonic()
+        found = self.conflicts
+        if found is None or now < self._next_tick:
+            return
+        self._next_tick = now + _TICK_S
+        found.progress()
+        asks = found.take_asks()
+        if asks:
+            self._source.ask(asks)
+        self._mind_late(found)
+        self._suspend(found)
+        if now >= self._next_save:
+            self._next_save = now + _SAVE_S
+            found.learn(capture.journal.replids)
+            self._log.flush()
+            self._save(capture, watch, found)
+        self._show(found)
+
+    def keep_from(self, applied: int) -> int:
+        """From where on the journal is needed, when all up to ``applied`` is applied."""
+        found = self.conflicts
+        if found is None:
+            return applied
+        bound = self._config.journal.max_bytes // 2 or _KEEP_BYTES
+        return max(min(applied, found.oldest_seen), applied - min(bound, _KEEP_BYTES))
+
+    def _save(self, capture: Capture, watch: SourceWatch, found: Conflicts) -> None:
+        oldest = found.oldest_seen
+        at = watch.boundary_before(oldest)
+        if at is None or at == self._saved:
+            return
+        replid = capture.journal.replid_at(at[0])
+        if replid is None:
+            return
+        with contextlib.suppress(OSError):
+            Boundary(f"{replid}:{at[0]}", at[1], found.seen_at(at[0])).save(self._config.state_dir)
+            self._saved = at
+
+    def _suspend(self, found: Conflicts) -> None:
+        others = ", ".join(f"{name} ({fingerprint})" for name, fingerprint in sorted(found.strangers.items()))
+        said = ""
+        if others:
+            said = (
+                f"the home of keys is {self.homes} here ({self.homes.fingerprint}) and another at {others}: give both "
+                "sides the same --home and datacenters (two_way.home, two_way.datacenters)"
+            )
+        if said != self._status.echoes_suspended:
+            if said:
+                log.error("echoes are suspended: %s", said)
+            else:
+                log.info("echoes go on: both sides agree on the homes of keys")
+            self._status.echoes_suspended = said
+            for echoer in (self._source, self._target):
+                echoer.suspend(bool(said))
+
+    def _show(self, found: Conflicts) -> None:
+        status = self._status
+        status.conflicts += found.figures.conflicts - self._counted_of(found)
+        status.conflicts_waiting = len(found.pending)
+        status.window_keys = sum(map(len, found.windows.values()))
+        figures = self._figures
+        status.echoes, status.echo_bytes = figures.echoed, figures.bytes
+        status.echoes_waiting = figures.waiting
+        status.echoes_big, status.echoes_failed = figures.big, figures.failed
+
+    def _counted_of(self, found: Conflicts) -> int:
+        before = found.figures.shown
+        found.figures.shown = found.figures.conflicts
+        return before
+
+    def _echoed(self, echoed: Echoed) -> None:
+        if echoed.outcome in ("big", "failed") and self.conflicts is not None:
+            self.conflicts.drop(echoed.place)
+
+    # --- what the target's replies say ---
+
+    def refused(self, db: int, argv: list[bytes], text: str) -> bool:
+        """A command met another state at the target. False when the error says something else."""
+        if not of_state(text):
+            return False
+        self.differs(places_of(db, argv), "reply")
+        return True
+
+    def differs(self, places: Iterable[Place], reason: str) -> None:
+        """Keys that are not the same on both sides: their home is made to echo them."""
+        found = self.conflicts
+        for place in places:
+            home = self.homes.home(place)
+            if found is not None:
+                found.mark(place, reason)
+            if home == self._config.target_dc:
+                self._target.ask([place])
+
+    def broke_order(self, places: Iterable[Place], name: str, offset: int) -> None:
+        """A batch went before what it builds on: its keys are echoed from here once the target has that."""
+        for place in places:
+            self._late[place] = (name, offset)
+
+    def _mind_late(self, found: Conflicts) -> None:
+        target = self._config.target_dc
+        ready = [place for place, (name, offset) in self._late.items() if found.seen_by(target, name) >= offset]
+        for place in ready:
+            del self._late[place]
+        if ready:
+            self._source.ask(ready)
+
+    def close(self) -> None:
+        """The link ends."""
+        self._log.flush()
+
+
+def places_of(db: int, argv: list[bytes]) -> list[Place]:
+    """Keys that a command writes, and those whose values it carries into them."""
+    places = [*places_written(db, argv), *((db, key) for _, key in read_keys(argv))]
+    return [place for place in dict.fromkeys(places) if not is_reserved(place[1])]
+
+
+_SLICE_BYTES: Final = 4 << 20
+
+__all__ = ["FLOWING", "Conflict", "Converge", "datacenters_of", "of_state", "places_of"]

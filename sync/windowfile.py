@@ -1,0 +1,45 @@
+"""Where the window of unseen writes begins, kept in the state directory so that it can be read again from the journal.
+
+``window.json``: a unit boundary of the stream at or before everything that some datacenter has not yet seen, the
+database selected there, and what this datacenter had applied of the others by then.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from canal.position import Position
+
+_NAME: Final = "window.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """``position`` and ``db``: outside MULTI. ``seen``: as in a tag."""
+
+    position: str
+    db: int
+    seen: str
+
+    def save(self, directory: Path) -> None:
+        """Write; not durably: an older one is as right, and without one every key counts as written. OSError."""
+        fresh = directory / f"{_NAME}.new"
+        fresh.write_text(json.dumps({"format": 1, **asdict(self)}))
+        fresh.replace(directory / _NAME)
+
+    @classmethod
+    def load(cls, directory: Path) -> tuple[Position, int, str] | None:
+        """(position, db, seen); None where there is none that can be read."""
+        try:
+            value = json.loads((directory / _NAME).read_text())
+            return Position.parse(value["position"]), int(value["db"]), str(value["seen"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @staticmethod
+    def forget(directory: Path) -> None:
+        """What it says belongs to another stream."""
+        (directory / _NAME).unlink(missing_ok=True)
