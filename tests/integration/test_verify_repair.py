@@ -239,10 +239,14 @@ def test_the_other_side_wins_where_it_is_home(redis_server: StartServer, tmp_pat
 
 
 def _part(first: Server, second: Server) -> None:
-    """Different values on each side, written so that no link carries them: as tagged transactions of the other."""
+    """Different values on each side, written so that no link carries them: as tagged transactions of the other, which
+    had seen everything, so that there is no conflict either.
+    """
     for server, origin, value in ((first, "b", 1), (second, "a", 2)):
         pipe = server.control.pipeline(transaction=True)
-        pipe.hset("redis-canal:checkpoint:other/0", mapping={"v": 1, "origin": origin, "pos": f"{'0' * 40}:1"})
+        seen = f"{'a' if origin == 'b' else 'b'}={server.replid[:16]}:{1 << 50}"
+        tag = {"v": 1, "origin": origin, "pos": f"{'0' * 40}:1", "seen": seen}
+        pipe.hset("redis-canal:checkpoint:other/0", mapping=tag)
         for number in range(40):
             pipe.set(f"k{number}", value)
         pipe.execute()
