@@ -39,6 +39,34 @@ _NO_LIB_NAME: dict[str, Any] = (
 )
 
 
+def serving_context(cert: str, key: str | None, client_ca: str | None) -> ssl.SSLContext:
+    """A server's context: TLS 1.2 on; with ``client_ca`` only clients with a certificate of that authority get in.
+
+    Raises ConfigError that names the file that is missing or cannot be used.
+    """
+    for what, name in (("certificate", cert), ("key", key), ("client CA", client_ca)):
+        if name is not None and not Path(name).exists():
+            raise ConfigError(f"TLS {what} file {name!r} does not exist")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(cert, key, password=lambda: b"")
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(
+            f"TLS certificate {cert!r} with key {key or cert!r} cannot be used: {_reason(error)}; expected PEM, the "
+            "key without passphrase and belonging to the certificate"
+        ) from None
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(client_ca)
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError(
+                f"TLS client CA file {client_ca!r} cannot be used: {_reason(error)}; expected PEM"
+            ) from None
+    return context
+
+
 def tls_context(options: TlsOptions) -> ssl.SSLContext:
     """A client context for these options; ConfigError names the file that is missing or cannot be used."""
     for what, name in (("CA", options.ca), ("certificate", options.cert), ("key", options.key)):

@@ -14,6 +14,7 @@ import inspect
 import json
 import logging
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -59,8 +60,10 @@ def document(value: Any, status: int = 200) -> Response:
 class HttpServer:
     """Serves ``routes`` (path -> function that makes the answer). Paths are compared whole, without the query."""
 
-    def __init__(self, host: str, port: int, routes: Mapping[str, Route]) -> None:
+    def __init__(self, host: str, port: int, routes: Mapping[str, Route], tls: ssl.SSLContext | None = None) -> None:
         self._host, self._port = host, port
+        self.scheme = "http" if tls is None else "https"
+        self._tls = tls
         self._routes = dict(routes)
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
@@ -68,7 +71,14 @@ class HttpServer:
     async def start(self) -> None:
         """Listen. Raises ConfigError that names the address and what is wrong with it."""
         try:
-            self._server = await asyncio.start_server(self._serve, self._host, self._port, limit=MAX_HEAD)
+            self._server = await asyncio.start_server(
+                self._serve,
+                self._host,
+                self._port,
+                limit=MAX_HEAD,
+                ssl=self._tls,
+                ssl_handshake_timeout=None if self._tls is None else HEAD_TIMEOUT_S,
+            )
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConfigError(f"cannot listen on {self._host}:{self._port}: {reason}; choose another address") from None

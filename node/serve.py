@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from node.config.secrets import serving
 from node.http import HttpServer, Response, Route, document, standard_routes
 from node.letters import letter_documents
 from node.metrics import NodeFigures
@@ -38,7 +39,9 @@ class NodeHttp:
         routes = standard_routes(
             self._statuses, self._document, self._not_ready, version=daemon.version, node=self._figures
         )
-        self._server = HttpServer(host.strip("[]"), int(port), {**routes, **self._more()})
+        self._server = HttpServer(
+            host.strip("[]"), int(port), {**routes, **self._more()}, serving(daemon.config.http.tls)
+        )
 
     def _more(self) -> dict[str, Route]:
         return {"/logs": lambda: document(self._logs()), "/dead-letters": self._letters}

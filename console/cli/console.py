@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import socket
+import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from canal.errors import ConfigError
 
 if TYPE_CHECKING:
-    from node.config.models import ConsoleConfig
+    from node.config.models import ConsoleConfig, ServeTls
 
 SHUTDOWN_S = 2
 
@@ -60,8 +62,6 @@ def token() -> int:
 
 
 def _load(file: Path, listen: str | None) -> ConsoleConfig:
-    import os
-
     from node.config import load_console
 
     environ = dict(os.environ)
@@ -76,11 +76,13 @@ def serve(config: ConsoleConfig) -> None:
 
     from console.cli.about import package_version
     from console.web.app import make_app
+    from node.config.secrets import serving
 
+    tls = serving(config.tls)
     app = make_app(config, version=package_version())
     with _bound(config.listen) as listening:
         host, port = listening.getsockname()[:2]
-        click.echo(f"console: http://{f'[{host}]' if ':' in host else host}:{port}/", err=True)
+        click.echo(f"console: http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}/", err=True)
         uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -90,9 +92,25 @@ def serve(config: ConsoleConfig) -> None:
                 proxy_headers=False,
                 ws="none",
                 limit_concurrency=512,
+                **_secured(config.tls),
                 timeout_graceful_shutdown=SHUTDOWN_S,
             )
         ).run(sockets=[listening])
+
+
+def _secured(tls: ServeTls | None) -> dict[str, Any]:
+    """What uvicorn wants to know of the files that `serving` has tried."""
+    if tls is None:
+        return {}
+    from node.config.secrets import placed
+
+    cert, key, client_ca = (
+        None if path is None else placed(path, os.environ) for path in (tls.cert, tls.key, tls.client_ca)
+    )
+    given: dict[str, Any] = {"ssl_certfile": cert, "ssl_keyfile": key}
+    if client_ca is not None:
+        given |= {"ssl_ca_certs": str(client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}
+    return given
 
 
 def _bound(listen: str) -> socket.socket:

@@ -21,6 +21,8 @@ from sync.status import LinkStatus
 from sync.throttle import ThrottleOptions
 
 if TYPE_CHECKING:
+    import ssl
+
     from node.http import HttpServer
 
 log = logging.getLogger(__name__)
@@ -35,14 +37,17 @@ def run_foreground(
     json_logs: bool,
     stop_timeout_s: float,
     throttle: Callable[[], ThrottleOptions] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> int:
     """Run the link until it is stopped (0) or a second signal comes (130). Raises the CanalError that ended it.
 
+    ``tls``: serve ``http`` by it.
     ``throttle`` is asked again at each SIGHUP.
     """
+    os.umask(0o077)  # journals and letters hold the data itself
     view = _view(verbose, json_logs)
     status = LinkStatus(config.task, config.shard, config.source_dc, config.target_dc)
-    return _run_loop(_Foreground(config, status, view, stop_timeout_s, throttle).run(http))
+    return _run_loop(_Foreground(config, status, view, stop_timeout_s, throttle, tls).run(http))
 
 
 def _run_loop(main: Coroutine[Any, Any, int]) -> int:
@@ -89,10 +94,12 @@ class _Foreground:
         view: View,
         stop_timeout_s: float,
         throttle: Callable[[], ThrottleOptions] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._config, self._status, self._view = config, status, view
         self._stop_timeout_s = stop_timeout_s
         self._throttle = throttle
+        self._tls = tls
         self._signals = 0
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
@@ -115,10 +122,11 @@ class _Foreground:
             return None
         from node.http import HttpServer, link_routes
 
-        server = HttpServer(*http, link_routes(self._status, version=package_version(), framing=framing()))
+        routes = link_routes(self._status, version=package_version(), framing=framing())
+        server = HttpServer(*http, routes, self._tls)
         await server.start()
         host, port = server.address
-        log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        log.info("listening on %s://%s:%d", server.scheme, f"[{host}]" if ":" in host else host, port)
         return server
 
     async def _run_link(self) -> int:

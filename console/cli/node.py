@@ -29,6 +29,7 @@ def start(ctx: click.Context, config_file: str | None, state_dir: str | None, ve
     SIGHUP reads the configuration again. A second SIGTERM stops at once.
     """
     import logging
+    import os
 
     from console.cli import logs
     from console.cli.about import package_version
@@ -41,6 +42,7 @@ def start(ctx: click.Context, config_file: str | None, state_dir: str | None, ve
         return error.exit_code
     from node.daemon import Daemon, run_daemon
 
+    os.umask(0o077)  # journals and letters hold the data itself
     logs.setup(verbose, json_logs)
     if not verbose:
         for room in ("canal", "sync", "node"):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from canal.errors import ConfigError
 from console.cli.options import Address, HostPort, Size, endpoint, side_options, state_home
 from console.cli.shaping import shaping_options, transform
+
+if TYPE_CHECKING:
+    import ssl
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and datacenters: they enter keys and paths
 
@@ -113,6 +116,11 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
     "--max-journal-bytes", type=Size(), default=0, help="Bound of the journal, such as 20g (default: the disk)."
 )
 @click.option("--http", type=HostPort(), help="Serve /metrics, /status, /liveness and /readiness there.")
+@click.option("--http-cert", type=click.Path(), metavar="FILE", help="Serve them by HTTPS with this certificate.")
+@click.option("--http-key", type=click.Path(), metavar="FILE", help="Its private key.")
+@click.option(
+    "--http-client-ca", type=click.Path(), metavar="FILE", help="Only for clients with a certificate of this authority."
+)
 @click.option("--stop-timeout", type=click.FloatRange(0, 3600), default=10.0, show_default=True, metavar="SECONDS")
 @click.option("-v", "--verbose", count=True, help="Debug messages; twice for those of libraries too.")
 @click.option("--json-logs", is_flag=True, help="One JSON object per log line, and no live display.")
@@ -130,6 +138,7 @@ def command(**given: Any) -> int:
     return run_foreground(
         config,
         http=None if http is None else (http.host, http.port),
+        tls=_http_tls(given),
         verbose=given["verbose"],
         json_logs=given["json_logs"],
         stop_timeout_s=given["stop_timeout"],
@@ -183,6 +192,20 @@ def build_config(given: dict[str, Any]) -> Any:
         verify_rate=given["verify_rate"],
         heartbeat=given["heartbeat"],
     )
+
+
+def _http_tls(given: dict[str, Any]) -> ssl.SSLContext | None:
+    """The context of --http; raises ConfigError for flags that do not fit together and files that do not serve."""
+    cert, key, client_ca = given["http_cert"], given["http_key"], given["http_client_ca"]
+    if cert is None:
+        if key is not None or client_ca is not None:
+            raise ConfigError("--http-key and --http-client-ca need --http-cert: without it HTTP is plain text")
+        return None
+    if given["http"] is None:
+        raise ConfigError("--http-cert needs --http: without it nothing is served")
+    from canal.endpoint import serving_context
+
+    return serving_context(cert, key, client_ca)
 
 
 def throttle(given: dict[str, Any]) -> Any:

@@ -18,14 +18,17 @@ TIMEOUT_S: Final = 2.0
 MAX_BYTES: Final = 16 << 20
 
 
-def fetch_json(base: str, path: str, timeout_s: float = TIMEOUT_S) -> Any:
-    """The JSON document at ``base`` + ``path``. Raises `Unreachable` that says what came instead."""
+def fetch_json(base: str, path: str, timeout_s: float = TIMEOUT_S, tls: ssl.SSLContext | None = None) -> Any:
+    """The JSON document at ``base`` + ``path``. Raises `Unreachable` that says what came instead.
+
+    ``tls``: for https, None: the authorities that this machine trusts. Certificates are verified either way.
+    """
     where = f"{base.rstrip('/')}{path}"
     try:
         parts = urlsplit(where)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("not an http address")
-        connection = _connect(parts.scheme, parts.hostname, parts.port, timeout_s)
+        connection = _connect(parts.scheme, parts.hostname, parts.port, timeout_s, tls)
         try:
             connection.request("GET", parts.path, headers={"Accept": "application/json"})
             answer = connection.getresponse()
@@ -41,7 +44,7 @@ def fetch_json(base: str, path: str, timeout_s: float = TIMEOUT_S) -> Any:
         raise Unreachable(f"{where}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _connect(scheme: str, host: str, port: int | None, timeout_s: float) -> HTTPConnection:
+def _connect(scheme: str, host: str, port: int | None, timeout_s: float, tls: ssl.SSLContext | None) -> HTTPConnection:
     if scheme == "https":
-        return HTTPSConnection(host, port, timeout=timeout_s, context=ssl.create_default_context())
+        return HTTPSConnection(host, port, timeout=timeout_s, context=tls or ssl.create_default_context())
     return HTTPConnection(host, port, timeout=timeout_s)

@@ -142,7 +142,7 @@ async def _of_nodes(request: Request, path: str) -> tuple[list[Json], list[str]]
 
     async def ask(name: str, address: str) -> list[Json] | str:
         try:
-            found: Any = await sites.call(fetch_json, site.addresses.get(name) or address, path)
+            found: Any = await sites.call(fetch_json, site.addresses.get(name) or address, path, tls=sites.tls)
         except Unreachable as error:
             return f"{name}: {error}"
         return [{**item, "node": name} for item in found if item.get("task") == record.task]

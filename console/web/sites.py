@@ -23,6 +23,7 @@ from console.web.history import History, Rates
 from console.web.hub import Hub
 from console.web.view import Json, Place, datacenter_document, node_document, shard_document, task_document
 from node.config.models import ConsoleConfig, Coordination
+from node.config.secrets import asking
 from node.connect import open_coordinator
 from node.coordination.base import Event
 from node.coordination.coordinator import Coordinator
@@ -65,6 +66,7 @@ class Sites:
         self.nodes: dict[str, Json] = {}  # by datacenter/name
         self._rates = Rates()
         self._cpu: dict[str, tuple[float, float, float | None]] = {}
+        self.tls = None if config.node_credentials is None else asking(config.node_credentials, config.credentials)
         self._pool = ThreadPoolExecutor(16, thread_name_prefix="console")
 
     async def call(self, function: Callable[..., T], *args: Any, **more: Any) -> T:
@@ -160,7 +162,7 @@ class Sites:
         if not address:
             return "has no HTTP address"
         try:
-            found = await self.call(fetch_json, address, "/status")
+            found = await self.call(fetch_json, address, "/status", tls=self.tls)
         except Unreachable as error:
             return str(error)
         return found if isinstance(found, dict) else f"{address}/status is not a node's"

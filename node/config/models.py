@@ -131,6 +131,14 @@ class Coordination(Strict):
         return self
 
 
+class ServeTls(Strict):
+    """A certificate to serve with. ``client_ca``: who comes without a certificate of that authority is turned away."""
+
+    cert: Path
+    key: Path | None = Field(default=None, description="private key, where it is not in the file of the certificate")
+    client_ca: Path | None = None
+
+
 class HttpConfig(Strict):
     """Metrics and status of a node."""
 
@@ -138,6 +146,7 @@ class HttpConfig(Strict):
     advertise: str | None = Field(
         default=None, description="base URL under which others reach it, default http://<listen>"
     )
+    tls: ServeTls | None = None
 
 
 class NodeConfig(Strict):
@@ -165,7 +174,7 @@ class NodeConfig(Strict):
     @property
     def http_address(self) -> str:
         """The base URL of this node's HTTP for others."""
-        return self.http.advertise or f"http://{self.http.listen}"
+        return self.http.advertise or f"http{'s' if self.http.tls else ''}://{self.http.listen}"
 
 
 def _address_map(pairs: dict[str, str]) -> tuple[tuple[str, str], ...]:
@@ -361,6 +370,10 @@ class ConsoleConfig(Strict):
     """console.yaml"""
 
     listen: Listen = "127.0.0.1:9480"
+    tls: ServeTls | None = None
+    node_credentials: str | None = Field(
+        default=None, description="credential with the authority, and perhaps a certificate, for nodes that serve HTTPS"
+    )
     datacenters: Annotated[dict[Datacenter, DatacenterConfig], Field(min_length=1)]
     tokens: tuple[TokenConfig, ...] = ()
     credentials: dict[str, Credential] = {}
@@ -374,6 +387,8 @@ class ConsoleConfig(Strict):
                 raise ValueError(f"datacenters.{name}.coordination: give zookeeper or embedded")
             if zookeeper is not None and zookeeper.credentials is not None:
                 _known(zookeeper.credentials, self.credentials, f"datacenters.{name}.coordination.zookeeper")
+        if self.node_credentials is not None:
+            _known(self.node_credentials, self.credentials, "node_credentials")
         loopback = self.listen.rpartition(":")[0].strip("[]") in ("127.0.0.1", "::1", "localhost")
         if not loopback and not self.tokens:
             raise ValueError(f"listen: {self.listen} is not loopback, so at least one token is needed (tokens:)")

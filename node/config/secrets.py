@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from canal.endpoint import serving_context, tls_context
 from canal.errors import ConfigError
 from canal.url import Endpoint, TlsOptions
-from node.config.models import Credential, SideConfig
+from node.config.models import Credential, ServeTls, SideConfig
 
 _SECRET_MAX = 64 * 1024
 HIDDEN = "(hidden)"
@@ -43,6 +45,21 @@ def password(name: str, credential: Credential, environ: Mapping[str, str] | Non
     if not text:
         raise ConfigError(f"credential {name}: the first line of {path} is empty; expected the password")
     return text
+
+
+def serving(tls: ServeTls | None) -> ssl.SSLContext | None:
+    """The context to serve HTTP with, None for plain text. Raises ConfigError that names a file that does not serve."""
+    if tls is None:
+        return None
+    cert, key, client_ca = (
+        None if path is None else str(placed(path, os.environ)) for path in (tls.cert, tls.key, tls.client_ca)
+    )
+    return serving_context(str(cert), key, client_ca)
+
+
+def asking(name: str, credentials: Mapping[str, Credential]) -> ssl.SSLContext:
+    """The context to ask HTTPS servers with, of a credential's TLS files. Raises ConfigError."""
+    return tls_context(_tls(credentials[name]))
 
 
 def placed(path: Path, environ: Mapping[str, str]) -> Path:

@@ -143,6 +143,9 @@ class ZooKeeperStore(Store):
         try:
             self._make_parents(f"{self._root}/-")
             self.get("nodes")
+        except _LOST_CONNECTION:
+            self._drop_client()
+            raise self._unreachable("the connection broke again at once") from None
         except BaseException:
             self._drop_client()
             raise

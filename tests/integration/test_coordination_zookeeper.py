@@ -15,6 +15,7 @@ from node.coordination.coordinator import Coordinator
 from node.coordination.plan import ShardId
 from node.coordination.zookeeper import ZooKeeperOptions, ZooKeeperStore
 from tests.support.coordination import TIMEOUT_S, Heard, ZooKeeperPlace, node_record, wait_for
+from tests.support.proxy import Proxy
 from tests.support.zookeeper import Ensemble, ZooKeeper
 
 pytestmark = [pytest.mark.zookeeper]
@@ -205,3 +206,17 @@ def test_no_server_is_one_clear_line(opened: Callable[..., Coordinator]) -> None
         opened("127.0.0.1:1")
     with pytest.raises(ConfigError, match="chroot"):
         opened("127.0.0.1:1", chroot="no-slash")
+
+
+def test_a_connection_that_breaks_again_at_once_is_an_outage_and_no_fault(zookeeper: Start) -> None:
+    """Found by chaos: a node that registered anew while ZooKeeper stood still ended with an internal error."""
+    with Proxy(("127.0.0.1", zookeeper().port), on_connect=lambda each: each.cut_after(60, "to_client")) as proxy:
+        store = ZooKeeperStore(ZooKeeperOptions(f"127.0.0.1:{proxy.port}", timeout_s=TIMEOUT_S))
+        try:
+            with pytest.raises(Unreachable, match="the connection broke again at once"):
+                store.start()
+            proxy.on_connect = None
+            store.start()
+            assert store.connection == "connected"
+        finally:
+            store.close()

@@ -313,7 +313,15 @@ class Server:
 # RESP2: the same replies from every version.
 _CLIENT: dict[str, Any] = {"protocol": 2}
 
-_MULTIPLE_WORDS = {"save", "client-output-buffer-limit", "bind", "user", "rename-command", "oom-score-adj-values"}
+_MULTIPLE_WORDS = {
+    "save",
+    "replicaof",
+    "client-output-buffer-limit",
+    "bind",
+    "user",
+    "rename-command",
+    "oom-score-adj-values",
+}
 
 
 def _quoted(name: str, value: str) -> str:
