@@ -22,6 +22,7 @@ from sync.expiry import Deadlines
 from sync.fetch import fetch
 from sync.heartbeat import Heartbeat
 from sync.letters import Requests
+from sync.pacing import Pacing
 from sync.refetch import Fetched, Refetch, unit_of
 from sync.render import RAW, Failures, Form
 from sync.status import LinkStatus
@@ -99,6 +100,7 @@ class Session:
             wake=wake.set,
             form=form,
         )
+        self.pacing = None if guarded else Pacing(config.batch_commands, config.batch_bytes, fence.rtt)
         self._looked = 0.0
         self._dropped_since = 0.0
         self.throttle = Throttle(status)
@@ -165,7 +167,7 @@ class Session:
             self._check()
             if self.converge is not None:
                 self.converge.tick(capture, self.watch)
-            if throttle.on and not single:
+            if not single:
                 self._bound(throttle, rules, batcher)
             # a unit that goes alone really does, so that a connection that breaks names it
             while writer.room and self.fatal is None and (writer.idle or self.committed >= self.troubles.single_until):
@@ -289,9 +291,11 @@ class Session:
             self._fetching.add_done_callback(lambda _: self.wake.set())
 
     def _bound(self, throttle: Throttle, rules: Rules, batcher: Batcher) -> None:
-        """Transactions no larger than the throttle lets through in one go."""
-        config = self.config
-        bounds = throttle.bounds(config.batch_commands, config.batch_bytes)
+        """Transactions as large as suits the line, and no larger than the throttle lets through in one go."""
+        config, pacing = self.config, self.pacing
+        bounds = (config.batch_commands, config.batch_bytes) if pacing is None else (pacing.commands, pacing.size)
+        if throttle.on:
+            bounds = throttle.bounds(*bounds)
         batcher.max_commands, batcher.max_bytes = bounds
         rules.max_commands, rules.max_bytes = bounds
 
@@ -416,7 +420,10 @@ class Session:
         status.applied_received_ms = batch.last_received_ms
         if batch.count:
             status.observe_latency(max(0.0, now - batch.received_ms / 1000))
-        latency_s = time.monotonic() - batch.sent
+        monotonic = time.monotonic()
+        latency_s = monotonic - batch.sent
+        if self.pacing is not None:
+            self.pacing.committed(batch.count, batch.size, not self.writer.idle, monotonic)
         if self.guard is not None:
             self.guard.latency_s = latency_s
         if self.throttle.on:
