@@ -1,8 +1,6 @@
-"""Where writes go between datacenters: which origins a task must leave to others, and whether any would circulate.
+"""Topologies of tasks: which origins a task must leave to others, and whether any write would arrive twice.
 
-A task forwards every write but those whose origin is its own target's datacenter, or one in its ``direct`` list: that
-origin reaches the target by a task of its own. So for each origin the tasks that forward it must form a tree: a server
-that it reaches by two tasks would apply each of its writes twice. Servers are told apart by datacenter and address.
+The rule is that of `sync.routes`; here it is asked of specifications, before anything runs.
 """
 
 from __future__ import annotations
@@ -10,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from node.config.models import SideConfig, TaskSpec
-
-Server = tuple[str, str]
+from sync import routes
+from sync.routes import Route, Server
 
 
 def server(side: SideConfig) -> Server:
     """A side's server as far as its task tells it apart from others."""
     return side.datacenter, side.endpoint.address
+
+
+def route_of(spec: TaskSpec) -> Route:
+    """A task's route."""
+    return Route(spec.task, server(spec.source), server(spec.target), spec.direct)
 
 
 def direct_for(spec: TaskSpec, others: Iterable[TaskSpec]) -> tuple[str, ...]:
@@ -32,27 +35,39 @@ def direct_for(spec: TaskSpec, others: Iterable[TaskSpec]) -> tuple[str, ...]:
 
 def doubled(specs: Sequence[TaskSpec]) -> list[str]:
     """One line for each server that the writes of one origin would reach more than once; empty when all is well."""
-    problems = []
-    for origin in sorted({server(spec.source) for spec in specs}):
-        arrivals: dict[Server, list[str]] = {}
-        reached, todo = {origin}, [origin]
-        while todo:
-            here = todo.pop()
-            for spec in specs:
-                if server(spec.source) != here or not forwards(spec, origin[0]):
-                    continue
-                there = server(spec.target)
-                arrivals.setdefault(there, []).append(spec.task)
-                if there not in reached:
-                    reached.add(there)
-                    todo.append(there)
-        for there, tasks in sorted(arrivals.items()):
-            if len(tasks) > 1:
-                names = " and by ".join(sorted(tasks))
-                problems.append(f"writes made in {origin[0]} would reach {there[1]} in {there[0]} twice: by {names}")
-    return problems
+    return [str(problem) for problem in routes.doubled([route_of(spec) for spec in specs])]
 
 
 def forwards(spec: TaskSpec, origin: str) -> bool:
     """True when the task passes on writes that were made in ``origin``."""
-    return origin != spec.target.datacenter and (origin == spec.source.datacenter or origin not in spec.direct)
+    return route_of(spec).forwards(origin)
+
+
+def shape(specs: Sequence[TaskSpec]) -> str:
+    """What the tasks that are connected with the first one form: one way, two ways, mesh, hub, ring or cascade; empty
+    when it has no name. For people.
+    """
+    pairs = _connected({(spec.source.datacenter, spec.target.datacenter) for spec in specs}, specs[0])
+    names = {name for pair in pairs for name in pair}
+    outgoing = {name: sum(pair[0] == name for pair in pairs) for name in names}
+    incoming = {name: sum(pair[1] == name for pair in pairs) for name in names}
+    both = all((target, source) in pairs for source, target in pairs)
+    if len(names) == 2:
+        return "two ways" if both else "one way"
+    if len(pairs) == len(names) * (len(names) - 1):
+        return f"a mesh of {len(names)}"
+    if both and len(pairs) == 2 * (len(names) - 1):
+        centre = max(names, key=lambda name: outgoing[name])
+        return f"a hub at {centre}" if outgoing[centre] == len(names) - 1 else "a chain, two ways"
+    if all(outgoing[name] == incoming[name] == 1 for name in names):
+        return f"a ring of {len(names)}"
+    if all(incoming[name] <= 1 for name in names) and len(pairs) == len(names) - 1:
+        return "a cascade"
+    return ""
+
+
+def _connected(pairs: set[tuple[str, str]], first: TaskSpec) -> set[tuple[str, str]]:
+    reached = {first.source.datacenter, first.target.datacenter}
+    while more := {name for pair in pairs if reached & set(pair) for name in pair} - reached:
+        reached |= more
+    return {pair for pair in pairs if set(pair) <= reached}

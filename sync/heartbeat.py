@@ -17,7 +17,7 @@ from typing import Final
 from canal.errors import CanalError
 from sync.config import LinkConfig
 from sync.status import LinkStatus
-from sync.tag import RESERVED
+from sync.tag import INDEX, RESERVED
 from sync.target.connection import Connection, connect
 from sync.unit import Adjusted, Dropped, Rules
 
@@ -95,6 +95,7 @@ class Heartbeat:
                 try:
                     if conn is None or conn.closed is not None:
                         conn = await connect(self._config.source, who="source")
+                        await conn.call(b"SADD", INDEX, self.key)  # not a key of the users'
                     self._count += 1
                     self._sent.append((self._count, time.monotonic()))
                     value = b"%b:%d" % (self._own, self._count)

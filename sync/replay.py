@@ -38,6 +38,7 @@ from sync.refetch import Place, Refetch, from_member, refetch_key, unit_of
 from sync.render import Form
 from sync.restore import target_of
 from sync.rewrite import Payloads
+from sync.routes import leave_route, refuse_doubled
 from sync.session import Session, Superseded
 from sync.snapshot import Contact, SnapshotRun
 from sync.status import LinkStatus
@@ -210,6 +211,7 @@ class Replay:
             await self._first_look(conn)
             unused = not status.epoch and (config.epoch_unused or not config.epoch)
             fenced = await fence(conn, config.task, config.shard, await self._epoch(conn), unused=unused)
+            await leave_route(config, conn)
             status.target_connected = True
             status.epoch = fenced.checkpoint.epoch
             self._troubles.met(fenced.info.run_id)
@@ -248,6 +250,7 @@ class Replay:
             await refuse_duplicate(conn, self._key, {source.replid})
         if not self.checked:
             refuse_evictions(config, source, target)
+            await refuse_doubled(config, conn)
         # each time: a target that lost its checkpoint and holds data is not the one that it was
         await refuse_strangers(config, conn, self._own(await read_checkpoint(conn, self._key)))
         self.checked = True

@@ -38,7 +38,7 @@ def fit_in(spec: TaskSpec, access: Access, *, say: Callable[[str], object] = _sa
     ``say`` is told of each task that was mended. Raises Refused when writes would circulate or arrive twice.
     """
     from node.spec import read_spec, write_spec
-    from node.topology import direct_for, doubled
+    from node.topology import direct_for, doubled, shape
 
     coordinators = (access.coordinator, *access.others)
     known = [
@@ -53,6 +53,13 @@ def fit_in(spec: TaskSpec, access: Access, *, say: Callable[[str], object] = _sa
     problems = doubled([fitted, *mended.values()])
     if problems:
         raise Refused(f"task {spec.task}: {problems[0]}; leave one of them out")
+    if named := shape([fitted, *mended.values()]):
+        say(f"task {spec.task}: with the tasks known here this is {named}")
+    if not access.others and fitted.target.datacenter not in {other.source.datacenter for other in others}:
+        say(
+            f"task {spec.task}: only the tasks of one coordinator were looked at; where others write to "
+            f"{fitted.target.datacenter} too, create tasks with -c console.yaml, or name them in `direct`"
+        )
     for coordinator, other in known:
         changed = mended[other.task]
         if changed != other:

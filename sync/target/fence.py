@@ -155,6 +155,11 @@ async def _kill_others(conn: Connection, task: str, shard: str, epoch: int) -> b
     raise Unready(f"target {conn.endpoint.label}: other connections of {task}/{shard} keep coming back")
 
 
+def client_names(raw: bytes) -> set[str]:
+    """The names of the connections in a reply of CLIENT LIST."""
+    return {client["name"] for client in _clients(raw) if client["name"]}
+
+
 def _clients(raw: bytes) -> list[dict[str, str]]:
     out = []
     for line in raw.decode("utf-8", "replace").splitlines():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import permutations
 
 from node.config.models import TaskSpec
-from node.topology import direct_for, doubled, forwards
+from node.topology import direct_for, doubled, forwards, shape
 
 
 def task(route: str, *direct: str, port: int = 6379) -> TaskSpec:
@@ -74,3 +74,34 @@ def test_two_tasks_of_the_same_pair_are_refused() -> None:
 def test_forwarding_is_by_origin() -> None:
     one = task("ab", "c")
     assert forwards(one, "a") and forwards(one, "d") and not forwards(one, "b") and not forwards(one, "c")
+
+
+def test_a_shape_has_its_name() -> None:
+    shapes = {
+        ("ab",): "one way",
+        ("ab", "ba"): "two ways",
+        ("ab", "ba", "xy"): "two ways",  # others are not connected
+        ("ab", "bc", "cd"): "a cascade",
+        ("ab", "ac", "ad"): "a cascade",
+        ("ab", "bc", "ca"): "a ring of 3",
+        ("ha", "ah", "hb", "bh", "hc", "ch"): "a hub at h",
+        ("ab", "ba", "bc", "cb", "cd", "dc"): "a chain, two ways",
+        ("ab", "bc", "cb"): "",
+    }
+    for routes, expected in shapes.items():
+        assert shape([task(route) for route in routes]) == expected, routes
+    assert shape(fitted(*("".join(pair) for pair in permutations("abcd", 2)))) == "a mesh of 4"
+
+
+def test_a_way_in_to_two_ways_needs_direct_and_gets_it() -> None:
+    assert doubled([task("ab"), task("bc"), task("cb")]) == [
+        "writes made in a would reach b:6379 in b twice: by ab and by cb"
+    ]
+    tasks = fitted("ab", "bc", "cb")
+    assert {one.task: one.direct for one in tasks}["cb"] == ("a",)
+    assert doubled(tasks) == []
+
+
+def test_a_ring_of_four_both_ways_cannot_be_had() -> None:
+    found = doubled(fitted("ab", "bc", "cd", "da", "ba", "cb", "dc", "ad"))
+    assert "writes made in a would reach c:6379 in c twice: by bc and by dc" in found
