@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from canal.cluster.shards import master_of_shard
 from canal.errors import ConfigError
 from canal.sentinel import master_of
 from canal.url import Endpoint
@@ -16,4 +17,6 @@ async def located(endpoint: Endpoint) -> Endpoint:
         return endpoint
     if endpoint.group.kind == "sentinel":
         return await master_of(endpoint)
+    if endpoint.group.kind == "shard":
+        return await master_of_shard(endpoint)
     raise ConfigError(f"{endpoint.label}: a Redis Cluster is not yet supported here; give one standalone master")

@@ -54,17 +54,19 @@ class TlsOptions:
 class Group:
     """The servers behind a URL of several: Sentinels that know a master by ``name``, or nodes of a Redis Cluster.
 
+    ``shard``: of a cluster the one shard called ``name``, known by the node ids of its ``members``.
     ``username``, ``password`` and ``tls`` are for the Sentinels. ``address_map``: pairs of an announced address and
     the one under which it is reached from here (NAT), each ``host:port``, or hosts alone where the ports are the same.
     """
 
-    kind: Literal["sentinel", "cluster"]
+    kind: Literal["sentinel", "cluster", "shard"]
     seeds: tuple[tuple[str, int], ...]
     name: str = ""
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: TlsOptions | None = None
     address_map: tuple[tuple[str, str], ...] = ()
+    members: tuple[str, ...] = ()
 
     def reached(self, host: str, port: int) -> tuple[str, int]:
         """Where an announced address is reached from here."""

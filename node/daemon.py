@@ -28,12 +28,13 @@ from typing import Any, TypeVar
 from canal.backoff import Backoff
 from canal.errors import AuthError, CanalError, Refused, Unreachable
 from canal.journal.lock import StateLock
+from node.clusters import ClusterTasks
 from node.config.models import NodeConfig
 from node.connect import coordinator_of
 from node.coordination.base import Event, SessionLost
 from node.coordination.coordinator import Coordinator, Facts
 from node.coordination.plan import ShardId, assign
-from node.coordination.records import NodeRecord, TaskRecord
+from node.coordination.records import NodeRecord
 from node.coordination.registry import boot_id, pid_started
 from node.forkserver import ForkServer
 from node.jobrunner import JobRunner
@@ -66,6 +67,7 @@ class Daemon:
         self.version = version
         self.facts: Facts | None = None
         self.trouble = "not registered yet"
+        self._clusters = ClusterTasks(self)
         self._jobs = JobRunner(self, JobQueue(self.coordinator.store))
         self._reload_config = reload
         self._notifier = Notifier()
@@ -246,6 +248,7 @@ class Daemon:
             return
         self.trouble = ""
         plan = assign(facts.wanted, facts.capacities, facts.held)
+        self._clusters.follow(facts)
         self._let_go(facts, plan)
         await self._take(facts, plan)
         await self._jobs.look()
@@ -267,6 +270,8 @@ class Daemon:
                 shard.leave("hand over")
             else:
                 shard.follow(record)
+                if shard_id in facts.nodes_of:
+                    shard.belongs(facts.nodes_of[shard_id])
 
     async def _take(self, facts: Facts, plan: dict[ShardId, str | None]) -> None:
         """Take the free shards that the plan gives to this node."""
@@ -278,13 +283,13 @@ class Daemon:
             if holder == mine:
                 await self.call(self.coordinator.leases.drop_own, shard_id)  # of an attempt whose answer never came
             elif node == mine and holder is None:
-                await self._acquire(shard_id, facts.tasks[shard_id.task])
+                await self._acquire(shard_id, facts)
 
-    async def _acquire(self, shard_id: ShardId, record: TaskRecord) -> None:
+    async def _acquire(self, shard_id: ShardId, facts: Facts) -> None:
         lease = await self.call(self.coordinator.leases.acquire, shard_id, self.config.node)
         if lease is None:
             return
-        shard = Shard(self, lease, record)
+        shard = Shard(self, lease, facts.tasks[shard_id.task], facts.nodes_of.get(shard_id))
         self.shards[shard_id] = shard
         task = asyncio.create_task(shard.run(), name=str(shard_id))
         self._running[shard_id] = task
@@ -361,6 +366,7 @@ class Daemon:
     async def _leave(self) -> None:
         """Stop all workers and give everything back."""
         await self._jobs.close()
+        await self._clusters.close()
         if self._running:
             log.info("stopping %d shards", len(self._running))
         self._leave_all("shutdown")

@@ -212,3 +212,14 @@ def link_routes(status: LinkStatus, *, version: str = "", framing: str = "") -> 
     return standard_routes(
         lambda: (status,), status.as_dict, lambda: link_ready(status), version=version, framing=framing
     )
+
+
+def cluster_routes(
+    whole: LinkStatus, shards: Callable[[], Iterable[LinkStatus]], *, version: str = "", framing: str = ""
+) -> dict[str, Route]:
+    """The routes of ``run`` from a source cluster: the sum of all shards, and each of them under ``shards``."""
+
+    def found() -> dict[str, Any]:
+        return {**whole.as_dict(), "shards": [status.as_dict() for status in shards()]}
+
+    return standard_routes(shards, found, lambda: link_ready(whole), version=version, framing=framing)

@@ -33,6 +33,7 @@ def record_of(old: ShardState, status: LinkStatus, *, paused: bool, now: float) 
         lag_seconds=status.lag_seconds,
         lag_bytes=status.lag_bytes,
         full_resyncs=status.full_resyncs,
+        slots=status.slots or base.slots,
         error="" if _healthy(status) else status.last_error or base.error,
         since=base.since if base.state == state and base is old else now,
         updated=now,

@@ -17,7 +17,7 @@ from node.coordination.base import SessionLost
 from node.coordination.coordinator import Coordinator
 from node.coordination.leases import Lease, Progress
 from node.coordination.plan import ShardId
-from node.coordination.records import TaskRecord
+from node.coordination.records import ShardNodes, TaskRecord
 from node.coordination.state import Known, ShardState, Stale, moved, new_run
 from node.forkserver import Child, ForkServer
 from node.progress import differs, movable, record_of, urgent
@@ -29,8 +29,8 @@ from sync.status import LinkStatus
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-Leaving = Literal["", "stop", "hand over", "shutdown", "lost"]
-STOP_S: dict[str, float] = {"stop": 10.0, "hand over": 1.0, "shutdown": 10.0, "restart": 5.0}
+Leaving = Literal["", "retire", "stop", "hand over", "shutdown", "lost"]
+STOP_S: dict[str, float] = {"stop": 10.0, "retire": 10.0, "hand over": 1.0, "shutdown": 10.0, "restart": 5.0}
 SILENCE_S = 60.0
 STEADY_S = 60.0  # after so long in streaming the next crash is not part of the same trouble
 HEALTHY_S = 3600.0  # after so long old crashes are forgotten
@@ -70,11 +70,13 @@ class End:
 class Shard:
     """``await run()`` until the lease has been given back or lost."""
 
-    def __init__(self, host: Host, lease: Lease, record: TaskRecord) -> None:
+    def __init__(self, host: Host, lease: Lease, record: TaskRecord, nodes: ShardNodes | None = None) -> None:
         self._host = host
         self.id = lease.shard
         self.lease = lease
         self.record = record
+        self.nodes = nodes or ShardNodes()
+        self._noting: asyncio.Task[None] | None = None
         self.status: LinkStatus | None = None
         self.known = Known()
         self.leaving: Leaving = ""
@@ -116,6 +118,15 @@ class Shard:
         self._confirmed = confirmed
         self._backoff.reset()
         self._changed.set()
+
+    def belongs(self, nodes: ShardNodes) -> None:
+        """The nodes of this shard of a source cluster, as they are known now. When these have left the cluster the
+        worker applies the rest, and the shard ends.
+        """
+        left = nodes.gone and not self.nodes.gone
+        self.nodes = nodes
+        if left:
+            self._tell_retire()
 
     def reload(self) -> None:
         """Credentials may have changed: start anew where that makes a difference."""
@@ -178,6 +189,7 @@ class Shard:
             level = logging.getLogger("sync").getEffectiveLevel()
             start = start_message(config, paused=self._paused, log_level=level)
             child.writer.write(frames.encode(start))
+            self._tell_retire()
             listening = asyncio.create_task(self._listen(child))
             stopping = asyncio.create_task(self._stop_when_told(child))
             try:
@@ -228,6 +240,7 @@ class Shard:
             state_dir=config.state_dir,
             epoch=self.lease.epoch,
             allow_hooks=config.allow_hooks,
+            members=self.nodes.members,
         )
 
     async def _listen(self, child: Child) -> End | None:
@@ -257,6 +270,8 @@ class Shard:
             self._backoff.reset()
         if healthy_s > HEALTHY_S:
             self._restarts = 0
+        if status.slots != self.known.state.slots and self.known.state.slots:
+            self._noting = asyncio.create_task(self._event(f"shard {self.id.shard} has the slots {status.slots[:200]}"))
         if urgent(self.known.state, self._record()):
             self._host.publish()
 
@@ -280,6 +295,10 @@ class Shard:
         if self._child is not None and not self._child.writer.is_closing():
             self._child.writer.write(frames.encode({"do": "pause" if self._paused else "resume"}))
 
+    def _tell_retire(self) -> None:
+        if self.nodes.gone and self._child is not None and not self._child.writer.is_closing():
+            self._child.writer.write(frames.encode({"do": "retire"}))
+
     def _tell_throttle(self) -> None:
         """Other limits need no new worker."""
         try:
@@ -296,6 +315,8 @@ class Shard:
     async def _after(self, end: End) -> None:
         """What follows from a worker's end: nothing, a new epoch, a pause before the next try, or failure."""
         self._healthy_since = 0.0
+        if end.kind == "stopped" and self.nodes.gone:
+            self.leave("retire")
         if self.leaving or self._restart or end.kind == "stopped":
             return
         if end.kind == "fenced":
@@ -361,13 +382,22 @@ class Shard:
     async def _give_back(self) -> None:
         if self._lost:
             return
-        words = {"stop": "stopped", "hand over": "moves to another node", "shutdown": f"{self.lease.node} was stopped"}
+        words = {
+            "retire": "left the source cluster",
+            "stop": "stopped",
+            "hand over": "moves to another node",
+            "shutdown": f"{self.lease.node} was stopped",
+        }
         if self.leaving == "stop" or not self.failed:  # elsewhere a failure is to be seen until it is tried again
             await self._note(state="stopped", phase=words[self.leaving])
         try:
             await self._host.call(self._host.coordinator.leases.release, self.lease)
         except CanalError as error:
             log.warning("%s: the lease could not be given back, it will run out: %s", self.id, error)
+            return
+        if self.leaving == "retire":
+            await self._event(f"shard {self.id.shard} has ended: it left the source cluster")
+            await self._host.call(self._host.coordinator.tasks.remove_shard, self.id)
 
     # ---- the record ----
 

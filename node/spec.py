@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from canal.cluster.shards import shard_endpoint
 from canal.errors import ConfigError
 from node.config.models import Credential, TaskSpec
 from node.config.secrets import resolve
@@ -55,17 +56,24 @@ def to_link_config(
     state_dir: Path,
     epoch: int,
     allow_hooks: bool = False,
+    members: Iterable[str] = (),
 ) -> LinkConfig:
-    """One shard's link under ``epoch``, its credentials resolved on this machine. Raises ConfigError."""
+    """One shard's link under ``epoch``, its credentials resolved on this machine. Raises ConfigError.
+
+    ``members``: of a shard of a source cluster the ids of its nodes.
+    """
     spec = read_spec(record)
     if spec.map.hook and not allow_hooks:
         raise ConfigError(
             f"task {spec.task} names the hook {spec.map.hook}, and this node runs none: allow_hooks: true in node.yaml"
         )
     snapshot, journal = spec.snapshot, spec.journal
+    source = resolve("source", spec.source, credentials)
+    if source.group is not None and source.group.kind == "cluster":
+        source = shard_endpoint(source, shard, members)
     return LinkConfig(
         task=spec.task,
-        source=resolve("source", spec.source, credentials),
+        source=source,
         target=resolve("target", spec.target, credentials),
         state_dir=shard_dir(state_dir, record.uid, ShardId(spec.task, shard)),
         source_dc=spec.source.datacenter,

@@ -122,6 +122,8 @@ class Worker:
             order = message.get("do")
             if order == "stop":
                 self._link.stop(float(message.get("deadline_s", 10.0)))
+            elif order == "retire":
+                self._link.retire()
             elif order == "pause":
                 self._link.pause()
             elif order == "resume":
@@ -167,6 +169,7 @@ def _glance(status: LinkStatus) -> tuple[object, ...]:
         status.verify_keys,
         status.verify_differing,
         status.heartbeat_at,
+        status.slots,
         snapshot.keys_done,
         snapshot.bytes_received,
     )

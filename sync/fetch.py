@@ -37,10 +37,17 @@ async def fetch(source: Endpoint, places: list[Place], replid: str) -> list[Fetc
                     [b"EXEC"],
                 ]
             replies = await conn.calls(commands, timeout=60.0)
-            out += [_state(place, replies[7 * i + 6], replid) for i, place in enumerate(part)]
+            for i, place in enumerate(part):
+                if _elsewhere(replies[7 * i + 2]):
+                    continue  # of a slot that is on its way to another node of a cluster: asked for again later
+                out.append(_state(place, replies[7 * i + 6], replid))
         return out
     finally:
         conn.close()
+
+
+def _elsewhere(queued: Any) -> bool:
+    return isinstance(queued, hiredis.ReplyError) and str(queued).startswith(("MOVED ", "ASK ", "TRYAGAIN"))
 
 
 def _state(place: Place, reply: Any, replid: str) -> Fetched:

@@ -34,6 +34,7 @@ __all__ = ["Fenced", "Link"]
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.1
+_RETIRE_S = 3600.0
 
 
 class Link:
@@ -45,6 +46,7 @@ class Link:
         self._wake = asyncio.Event()
         self._stop_by: float | None = None
         self._paused = False
+        self._retiring = False
         self._throttle = Throttle(self.status, config.throttle)
         self._capture: Capture | None = None
         self._replay: Replay | None = None
@@ -77,6 +79,12 @@ class Link:
             if self._capture is not None:
                 self._capture.stop()
             self._wake.set()
+
+    def retire(self) -> None:
+        """The source is no more: apply what came of it, let others have its slots, and end."""
+        if not self._retiring:
+            self._retiring = True
+            self.stop(_RETIRE_S)
 
     def pause(self) -> None:
         """Stop replay, not capture; the journal grows meanwhile."""
@@ -115,6 +123,8 @@ class Link:
             capture.begin()
         try:
             await self._both_halves(capture, replay)
+            if self._retiring and replay.slots is not None:
+                await replay.slots.retire()
         finally:
             capture.stop()
             await capture.close()
@@ -149,6 +159,7 @@ class Link:
         beside = self._beside(replay)
         horizon = Horizon(self.config, self.status, lambda: capture.journal.size)
         looking = asyncio.create_task(horizon.run(), name="horizon")
+        keeping = asyncio.create_task(_keep_slots(replay), name="slots")
         moving = asyncio.create_task(follow_moves(self.config, capture, replay), name="moves")
         try:
             while not replaying.done():
@@ -163,7 +174,7 @@ class Link:
                     await asyncio.wait({replaying, ticking}, timeout=1.0, return_when="FIRST_COMPLETED")
             replaying.result()
         finally:
-            await _end(replaying, following, ticking, looking, moving, *beside)
+            await _end(replaying, following, ticking, looking, moving, keeping, *beside)
 
     def _beside(self, replay: Replay) -> list[asyncio.Task[None]]:
         """What looks on, where it is asked for: nothing waits for it."""
@@ -217,6 +228,12 @@ class Link:
         status.full_resync_reasons[reason] = status.full_resync_reasons.get(reason, 0) + 1
         self.state.full_resyncs += 1
         self.state.save(self.config.state_dir)
+
+
+async def _keep_slots(replay: Replay) -> None:
+    """Slots of a source cluster that move; nothing to do for other sources."""
+    if replay.slots is not None:
+        await replay.slots.run()
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:

@@ -59,9 +59,13 @@ def refuse_same_stream(config: LinkConfig, target: ServerInfo, position: Positio
 
 async def refuse_strangers(config: LinkConfig, conn: Connection, mine: Checkpoint) -> None:
     """Raise Refused at first contact with a target that holds data: a mistyped URL must not cost a database."""
-    if mine.position is not None or config.two_way or config.snapshot.stale_keys is not None:
-        return
-    if config.snapshot.mode == "never":
+    if mine.position is None:
+        await refuse_full(config, conn)
+
+
+async def refuse_full(config: LinkConfig, conn: Connection) -> None:
+    """Raise Refused when the target holds data of which nobody has said what becomes of it."""
+    if config.two_way or config.snapshot.stale_keys is not None or config.snapshot.mode == "never":
         return
     found = await user_keys(conn)
     if found:

@@ -137,6 +137,16 @@ class Refetch:
         members = [to_member(place) for place in places]
         return [(0, [b"SADD", INDEX, self.name]), (0, [b"SADD", self.name, *members])]
 
+    def drop(self, places: list[Place]) -> list[tuple[int, list[bytes]]]:
+        """These are somebody else's by now: neither passed over nor fetched any more."""
+        if not places:
+            return []
+        self.keys.difference_update(places)
+        for place in places:
+            self.fetched.pop(place, None)
+        self.toggle()
+        return [(0, [b"SREM", self.name, *(to_member(place) for place in places)])]
+
     def due(self, position: int) -> list[tuple[int, list[bytes]]]:
         """Commands that restore what was fetched at or before ``position``, where nothing wrote it since."""
         out: list[tuple[int, list[bytes]]] = []

@@ -40,6 +40,7 @@ from sync.restore import target_of
 from sync.rewrite import Payloads
 from sync.routes import leave_route, refuse_doubled
 from sync.session import Session, Superseded
+from sync.slots import SlotKeeper
 from sync.snapshot import Contact, SnapshotRun
 from sync.status import LinkStatus
 from sync.tag import Checkpoint, Tagger, checkpoint_key
@@ -95,6 +96,9 @@ class Replay:
         self._found_at = 0  # newest position found in the target's checkpoint
         self._asked_always = False
         self._expiry = ExpiryRule(Deadlines(config.expiry_max_keys)) if config.two_way else None
+        group = config.source.group
+        shard = group is not None and group.kind == "shard"
+        self.slots = SlotKeeper(config, status, self._transform, wake.set) if shard else None
         self._learned = False  # the deadlines at the source are known
         self._converge = Converge(config, status) if config.two_way else None
         self._key = checkpoint_key(config.task, config.shard)
@@ -252,7 +256,11 @@ class Replay:
             refuse_evictions(config, source, target)
             await refuse_doubled(config, conn)
         # each time: a target that lost its checkpoint and holds data is not the one that it was
-        await refuse_strangers(config, conn, self._own(await read_checkpoint(conn, self._key)))
+        mine = self._own(await read_checkpoint(conn, self._key))
+        if self.slots is not None:
+            await self.slots.first(conn, self._state.uid)
+        else:
+            await refuse_strangers(config, conn, mine)
         self.checked = True
 
     def _guarded(self, fenced: Fence) -> bool:
@@ -379,6 +387,7 @@ class Replay:
         session.throttle = self.throttle
         session.sampler, session.heartbeat = self.sampler, self.heartbeat
         session.converge = self._converge
+        session.slots = self.slots
         return session
 
     def _snapshot_run(self, session: Session, checkpoint: Checkpoint, target: ServerKind) -> SnapshotRun:

@@ -25,6 +25,7 @@ from sync.letters import Requests
 from sync.pacing import Pacing
 from sync.refetch import Fetched, Refetch, unit_of
 from sync.render import RAW, Failures, Form
+from sync.slots import SlotKeeper
 from sync.status import LinkStatus
 from sync.tag import Tagger
 from sync.target.connection import Connection
@@ -115,6 +116,7 @@ class Session:
         self._units: UnitReader | None = None
         self._fetching: asyncio.Task[list[Fetched]] | None = None
         self._fetch_not_before = 0.0
+        self.slots: SlotKeeper | None = None  # of a shard of a source cluster
 
     def replid_at(self, offset: int) -> str:
         """The replication id under which the source's stream stood at ``offset``."""
@@ -139,6 +141,8 @@ class Session:
             self.guard.govern(rules)
         if self.heartbeat is not None:
             self.heartbeat.govern(rules)
+        if self.slots is not None:
+            self.slots.govern(rules)
         reader = capture.reader(offset, wake.set)
         try:
             await self._pump(reader, units, batcher, rules, single, stopping)
@@ -209,6 +213,12 @@ class Session:
                     continue
                 if self.refetch is not None and self._asked_for(self.refetch, units, batcher):
                     continue
+                if self.slots is not None and self.refetch is not None:
+                    commands = self.slots.due(self.refetch, self)
+                    if commands:
+                        received_ms = self.capture.status.received_ms
+                        batcher.add(unit_of(commands, units.position, units.db, received_ms))
+                        continue
                 self._caught_up(units)
                 if stopping() and (self.paused or reader.offset >= capture.journal.end):
                     self._bare(units, force=units.position > self.committed)
@@ -280,6 +290,8 @@ class Session:
                 return
             refetch.fetched.update({fetched.place: fetched for fetched in task.result()})
             self.status.refetched_keys += len(task.result())
+            if not task.result():  # all of slots that are on their way: read on meanwhile
+                self._fetch_not_before = time.monotonic() + 1.0
             self.wake.set()
         near = self.capture.status.offset - units.position < _NEAR_BYTES
         if not near or not self.capture.status.connected or time.monotonic() < self._fetch_not_before:
@@ -443,6 +455,9 @@ class Session:
                 continue
             if argv[0].upper() in _FAILING_ON_PURPOSE and not batch.solo:
                 self.status.filtered("script-error")
+                continue
+            if self.slots is not None and not self.slots.settled(argv, db):
+                self.status.filtered("slot-moved")
                 continue
             if self.converge is not None and not batch.snapshot and self.converge.refused(db, argv, text):
                 self.status.conflicts_marked += 1

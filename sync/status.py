@@ -131,6 +131,9 @@ class LinkStatus:
     window_keys: int = 0  # writes not yet seen by every datacenter, as far as they were looked into
     causal_waits: int = 0  # batches that waited for another datacenter's writes
     causal_breaks: int = 0  # and those that went before them in the end
+    slots: str = ""  # of a shard of a source cluster: those that it answers for at the target, as ranges
+    slots_moved: int = 0  # handed over, either way
+    slots_waiting: int = 0  # being handed over
     snapshot: SnapshotProgress = field(default_factory=SnapshotProgress)
     started: float = field(default_factory=time.time)
 

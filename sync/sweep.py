@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final
 
+from canal.cluster import slot_of
 from canal.errors import Refused
 from canal.rdb.target import Target
 from canal.resp import encode
@@ -44,6 +45,7 @@ class Sweep:
         self._keys = keys
         self._mark = mark
         self._transform = transform
+        self._slots = None if session.slots is None else session.slots.mine
         # Redis 5 can crash when it frees a stream in the background
         self._verb = b"UNLINK" if target.at_least((6, 0)) else b"DEL"
 
@@ -102,13 +104,18 @@ class Sweep:
     def _look(self, db: int, names: list[bytes], kinds: list[str]) -> tuple[list[bytes], int]:
         """(the stale ones of these keys, how many of them are this link's)."""
         transform, keys = self._transform, self._keys
+        slots = self._slots
+        if slots is not None and transform.identity:  # other shards of the cluster feed the same target
+            found = [name for name, _ in zip(names, kinds, strict=True) if slot_of(name) in slots]
+            names = [name for name in found if not name.startswith(RESERVED)]
+            return keys.missing(db, names), len(names)
         if transform.identity:
             names = [name for name in names if not name.startswith(RESERVED)]
             return keys.missing(db, names), len(names)
         stale, ours = [], 0
         for name, kind in zip(names, kinds, strict=True):
             at_source = None if is_reserved(name) else transform.invert(db, name, kind)
-            if at_source is not None:
+            if at_source is not None and (slots is None or slot_of(at_source[1]) in slots):
                 ours += 1
                 if at_source not in keys:
                     stale.append(name)

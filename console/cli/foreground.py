@@ -15,6 +15,7 @@ from canal.errors import CanalError
 from console.cli import logs
 from console.cli.about import framing, package_version
 from console.cli.view import Follower, PlainView, TerminalView, View
+from sync.cluster import ClusterLink, of_cluster
 from sync.config import LinkConfig
 from sync.link import Link
 from sync.status import LinkStatus
@@ -101,7 +102,7 @@ class _Foreground:
         self._throttle = throttle
         self._tls = tls
         self._signals = 0
-        self._link: Link | None = None
+        self._link: Link | ClusterLink = ClusterLink(config, status) if of_cluster(config) else Link(config, status)
         self._task: asyncio.Task[None] | None = None
 
     async def run(self, http: tuple[str, int] | None) -> int:
@@ -120,9 +121,14 @@ class _Foreground:
     async def _listen(self, http: tuple[str, int] | None) -> HttpServer | None:
         if http is None:
             return None
-        from node.http import HttpServer, link_routes
+        from node.http import HttpServer, cluster_routes, link_routes
 
-        routes = link_routes(self._status, version=package_version(), framing=framing())
+        about = {"version": package_version(), "framing": framing()}
+        link = self._link
+        if isinstance(link, ClusterLink):
+            routes = cluster_routes(self._status, lambda: link.statuses, **about)
+        else:
+            routes = link_routes(self._status, **about)
         server = HttpServer(*http, routes, self._tls)
         await server.start()
         host, port = server.address
@@ -130,7 +136,6 @@ class _Foreground:
         return server
 
     async def _run_link(self) -> int:
-        self._link = Link(self._config, self._status)
         self._task = asyncio.create_task(self._link.run())
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -147,7 +152,7 @@ class _Foreground:
 
     def _reload(self) -> None:
         """Take up other limits; wrong ones are refused and the old ones stay."""
-        if self._throttle is None or self._link is None:
+        if self._throttle is None:
             return
         try:
             options = self._throttle()
@@ -161,7 +166,6 @@ class _Foreground:
         """First: drain and stop within the deadline. Second: stop at once."""
         self._signals += 1
         assert self._task is not None
-        assert self._link is not None
         if self._signals > 1:
             self._task.cancel()
             return

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from node.coordination.base import Store
 from node.coordination.leases import Leases
 from node.coordination.plan import Capacity, ShardId
-from node.coordination.records import NodeRecord, TaskRecord
+from node.coordination.records import NodeRecord, ShardNodes, TaskRecord
 from node.coordination.registry import Nodes
 from node.coordination.tasks import Tasks
 
@@ -21,6 +21,7 @@ class Facts:
     draining: frozenset[str]
     tasks: dict[str, TaskRecord]
     holders: dict[ShardId, str | None]
+    nodes_of: dict[ShardId, ShardNodes] = field(default_factory=dict)  # of the shards of source clusters
 
     @property
     def capacities(self) -> dict[str, Capacity]:
@@ -65,4 +66,5 @@ class Coordinator:
             draining=self.nodes.draining(),
             tasks=tasks,
             holders={shard: self.leases.holder(shard) for shard in shards},
+            nodes_of={shard: self.tasks.nodes_of(shard) for shard in shards if tasks[shard.task].of_cluster},
         )

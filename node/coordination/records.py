@@ -51,6 +51,20 @@ class TaskRecord:
     restart: int = 0  # raised by one to have every worker of the task start anew
     version: int = field(default=0, compare=False)  # the record's own; not part of its JSON
 
+    @property
+    def of_cluster(self) -> bool:
+        """Its source is a Redis Cluster: its shards follow from what the cluster is."""
+        source = self.spec.get("source")
+        return isinstance(source, dict) and "+cluster://" in str(source.get("url", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class ShardNodes:
+    """A shard of a source cluster: the ids of its nodes; ``gone``: they have left the cluster."""
+
+    members: tuple[str, ...] = ()
+    gone: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:

@@ -67,6 +67,7 @@ class ShardState:
     full_resyncs: int = 0
     error: str = ""
     restarts: int = 0
+    slots: str = ""  # of a shard of a source cluster: those that it answers for at the target, as ranges
     restart_reason: str = ""  # why the worker was started again the last time
     spec_version: int = 0  # of the task record that the worker runs on
     since: float = 0.0  # when ``state`` was entered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
@@ -16,6 +17,7 @@ from node.coordination.records import (
     FORMAT,
     Desired,
     LeaseRecord,
+    ShardNodes,
     ShardView,
     TaskRecord,
     check_name,
@@ -64,13 +66,18 @@ class Tasks:
         desired: Desired = "stopped",
         by: str = "",
         uid: str = "",
-        shards: tuple[str, ...] = ("0",),
+        shards: tuple[str, ...] | None = None,
     ) -> TaskRecord:
-        """Create a task; ``uid`` is given only to take up again a task whose record was lost. Raises `Refused`."""
+        """Create a task, with one shard (none yet where the source is a cluster). Raises `Refused`.
+
+        ``uid`` is given only to take up again a task whose record was lost.
+        """
         path = f"{TASKS}/{check_name('task', task)}"
         now = time.time()
         record = TaskRecord(task, uid or secrets.token_hex(8), spec, desired, now, now, by)
         ops: list[Op] = [Create(path, encode(record)), Create(f"{path}/shards", b"")]
+        if shards is None:
+            shards = () if record.of_cluster else ("0",)
         for shard in shards:
             ops += _new_shard(ShardId(task, check_name("shard", shard)))
         try:
@@ -155,11 +162,32 @@ class Tasks:
         """The shards of a task; watched."""
         return [ShardId(task, name) for name in self._store.children(f"{TASKS}/{task}/shards", watch=True)]
 
-    def add_shard(self, shard: ShardId) -> bool:
+    def nodes_of(self, shard: ShardId) -> ShardNodes:
+        """The nodes of a shard of a source cluster; watched."""
+        path = shard_path(shard)
+        there = self._store.get(path, watch=True)
+        if there is None or not there.data:
+            return ShardNodes()
+        found = decode(ShardNodes, there.data, path)
+        return replace(found, members=tuple(found.members))
+
+    def set_nodes(self, shard: ShardId, nodes: ShardNodes) -> None:
+        """Write them down; nothing happens where the shard is gone or somebody else wrote first."""
+        there = self._store.get(shard_path(shard))
+        if there is not None:
+            with contextlib.suppress(Conflict):
+                self._store.commit(Write(shard_path(shard), encode(nodes), there.version))
+
+    def remove_shard(self, shard: ShardId) -> None:
+        """Forget a shard that has ended."""
+        self._store.remove_tree(shard_path(shard))
+
+    def add_shard(self, shard: ShardId, nodes: ShardNodes | None = None) -> bool:
         """Add a shard to its task; False when it is there already. Raises `NotFound`."""
         self.get(shard.task)
+        data = b"" if nodes is None else encode(nodes)
         try:
-            self._store.commit(*_new_shard(ShardId(shard.task, check_name("shard", shard.shard))))
+            self._store.commit(*_new_shard(ShardId(shard.task, check_name("shard", shard.shard)), data))
         except Conflict:
             return False
         return True
@@ -204,10 +232,10 @@ class Tasks:
         return [TaskEvent(**line) for line in decode_object(data, path).get("events", [])]
 
 
-def _new_shard(shard: ShardId) -> list[Op]:
+def _new_shard(shard: ShardId, nodes: bytes = b"") -> list[Op]:
     base = shard_path(shard)
     return [
-        Create(base, b""),
+        Create(base, nodes),
         Create(f"{base}/epoch", json.dumps({"format": FORMAT, "epoch": 0}).encode()),
         Create(f"{base}/state", encode(ShardState())),
     ]
