@@ -28,6 +28,7 @@ class Batch:
     origin: str = ""
     opos: str = ""
     seen: str = ""  # two-way: what its datacenter had applied of the others before its first unit
+    needs: str = ""  # and before its last one: what the target must have, too
     received_ms: int = 0  # of its first unit
     last_received_ms: int = 0
     solo: bool = False
@@ -80,6 +81,7 @@ class Batcher:
         batch.count += count
         batch.size += size
         batch.opos = unit.opos
+        batch.needs = unit.needs
         batch.last_received_ms = unit.received_ms
         if unit.solo:
             batch.solo = True
@@ -99,6 +101,12 @@ class Batcher:
         if position >= 0 and not self.closed and self._open is None:
             batch.end, batch.db = position, db
         return batch
+
+    @property
+    def next_needs(self) -> str:
+        """``needs`` of the batch that would be taken next; empty when there is none."""
+        batch = self.closed[0] if self.closed else self._open
+        return "" if batch is None else batch.needs
 
     @property
     def empty(self) -> bool:

@@ -94,7 +94,9 @@ class Conflicts:
         self.homes = homes
         self.figures = Figures()
         self.seen = ""  # our own vector as text, for the tags that we write
+        self.needs = ""  # likewise, up to the newest write of each: what a third datacenter must have before ours
         self.own: Vector = {}
+        self._needed: Vector = {}
         self.asks: dict[Place, None] = {}  # to be echoed here; taken by the owner
         self.strangers: dict[str, str] = {}  # datacenter -> fingerprint, where its policy is another one
         self.pending: dict[Place, _Pending] = {}
@@ -188,6 +190,8 @@ class Conflicts:
     def unit(self, tag: Tag, sources: Iterable[Source], end: int) -> None:
         """The commands of a tagged transaction."""
         origin = tag.origin
+        if len(self._peers) > 1 and not self._in_snapshot:
+            self._need(tag)
         window = self.windows.get(origin)
         vector = self._vector
         checks = [
@@ -454,6 +458,14 @@ class Conflicts:
             self.own[name] = position
             self.seen = format_seen(self.own)
             self._history.append((end, self.seen))
+
+    def _need(self, tag: Tag) -> None:
+        """Our next writes may build on these."""
+        where = parse_position(tag.fields.get(b"opos", tag.fields.get(b"pos", b"")))
+        if where is not None and tag.origin in self._lines:
+            own = tag.fields.get(b"own", b"")
+            self._needed[tag.origin] = (where[0], int(own)) if own.isdigit() and b"opos" not in tag.fields else where
+            self.needs = format_seen(self._needed)
 
     def _placed(self, vector: Vector) -> dict[str, int]:
         return {name: self._lines[name].place(where) for name, where in vector.items() if name in self._lines}

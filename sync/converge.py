@@ -20,6 +20,7 @@ from canal.errors import CanalError
 from canal.position import Position
 from canal.rdb.elements import whole_hash
 from canal.rdb.events import Key
+from canal.resp import parse
 from sync.config import LinkConfig
 from sync.conflict import Conflict, Conflicts
 from sync.conflictlog import ConflictLog
@@ -28,7 +29,7 @@ from sync.homes import Homes, Place
 from sync.seen import format_seen, parse_position, parse_seen
 from sync.status import LinkStatus
 from sync.tag import is_reserved
-from sync.unit import Dropped, Rules, UnitReader
+from sync.unit import Dropped, Piece, Rules, UnitReader
 from sync.watch import SourceWatch
 from sync.window import places_written
 from sync.windowfile import Boundary
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 _TICK_S: Final = 0.02
 _SAVE_S: Final = 1.0
 _DELAY_S: Final = 1.5
+_SLICE_BYTES: Final = 4 << 20
+_MOST_LATE: Final = 100_000
 _KEEP_BYTES: Final = 256 << 20
 """The journal is kept from what the oldest peer has seen, but no further back than this: a datacenter that is away for
 long must not fill the disk of the others. What it then writes without having seen more counts as conflicting."""
@@ -279,10 +282,16 @@ class Converge:
             if home == self._config.target_dc:
                 self._target.ask([place])
 
-    def broke_order(self, places: Iterable[Place], name: str, offset: int) -> None:
-        """A batch went before what it builds on: its keys are echoed from here once the target has that."""
-        for place in places:
-            self._late[place] = (name, offset)
+    def broke_order(self, pieces: Iterable[Piece], name: str, offset: int) -> None:
+        """A batch goes before what it builds on: its keys are echoed from here once the target has that."""
+        for piece in pieces:
+            at = 0
+            while at < len(piece.raw) and len(self._late) < _MOST_LATE:
+                parsed = parse(piece.raw, at, len(piece.raw))
+                assert parsed is not None
+                argv, at = parsed
+                for place in places_written(piece.db, argv):
+                    self._late[place] = (name, offset)
 
     def _mind_late(self, found: Conflicts) -> None:
         target = self._config.target_dc
@@ -302,7 +311,5 @@ def places_of(db: int, argv: list[bytes]) -> list[Place]:
     places = [*places_written(db, argv), *((db, key) for _, key in read_keys(argv))]
     return [place for place in dict.fromkeys(places) if not is_reserved(place[1])]
 
-
-_SLICE_BYTES: Final = 4 << 20
 
 __all__ = ["FLOWING", "Conflict", "Converge", "datacenters_of", "of_state", "places_of"]

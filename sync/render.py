@@ -124,6 +124,7 @@ def render(batch: Batch, tagger: Tagger, replid: str, db: int, *, form: Form = R
                 again=batch.again,
                 progress=batch.progress,
                 seen=batch.seen,
+                own=batch.units[-1].end if batch.units and not batch.snapshot else -1,
                 full=full,
             )
         )

@@ -25,6 +25,7 @@ from sync.expiry import Deadlines, ExpiryRule
 from sync.failover import Fork
 from sync.heartbeat import Heartbeat
 from sync.linkstate import LinkState
+from sync.order import Order
 from sync.preflight import (
     kind,
     refuse_cluster,
@@ -388,6 +389,8 @@ class Replay:
         session.sampler, session.heartbeat = self.sampler, self.heartbeat
         session.converge = self._converge
         session.slots = self.slots
+        if self._converge is not None and config.direct:
+            session.order = Order(config.target, config.direct, config.causal_wait_s, self._wake.set)
         return session
 
     def _snapshot_run(self, session: Session, checkpoint: Checkpoint, target: ServerKind) -> SnapshotRun:

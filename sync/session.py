@@ -22,6 +22,7 @@ from sync.expiry import Deadlines
 from sync.fetch import fetch
 from sync.heartbeat import Heartbeat
 from sync.letters import Requests
+from sync.order import Order
 from sync.pacing import Pacing
 from sync.refetch import Fetched, Refetch, unit_of
 from sync.render import RAW, Failures, Form
@@ -113,6 +114,7 @@ class Session:
         self.heartbeat: Heartbeat | None = None
         self.deadlines: Deadlines | None = None  # two ways: those of the snapshot are learned
         self.converge: Converge | None = None  # two ways
+        self.order: Order | None = None  # in a mesh
         self._units: UnitReader | None = None
         self._fetching: asyncio.Task[list[Fetched]] | None = None
         self._fetch_not_before = 0.0
@@ -148,6 +150,9 @@ class Session:
             await self._pump(reader, units, batcher, rules, single, stopping)
         finally:
             reader.close()
+            if self.order is not None:
+                self.status.causal_waits += self.order.waits
+                await self.order.close()
             if self.guard is not None:
                 self.guard.close()
             if self._fetching is not None:
@@ -177,12 +182,16 @@ class Session:
             while writer.room and self.fatal is None and (writer.idle or self.committed >= self.troubles.single_until):
                 if throttle.on and (batcher.empty or throttle.holds(wake.set)):
                     break
+                if self.order is not None and self.order.holds(batcher.next_needs):
+                    break
                 # what was consumed after a unit that stops the link must not be passed over
                 batch = batcher.take(units.position, units.db) if halt is None else batcher.take()
                 if batch is None:
                     break
                 if throttle.on:
                     throttle.spend(batch.count, batch.size)
+                if self.order is not None and self.order.broken:
+                    self._goes_ahead(batch)
                 writer.submit(batch)
             if single and units.position >= self.troubles.single_until:
                 single = False
@@ -227,6 +236,13 @@ class Session:
                 self._bare(units)
             wake.clear()
             await wake.wait()
+
+    def _goes_ahead(self, batch: Batch) -> None:
+        """A batch that the target gets before what it builds on."""
+        assert self.order is not None and self.converge is not None
+        for name, offset in self.order.ahead_of(batch.needs).items():
+            self.status.causal_breaks += 1
+            self.converge.broke_order(batch.pieces(), name, offset)
 
     def _feed(self, units: UnitReader, batcher: Batcher, chunk: Chunk) -> CanalError | None:
         """Bytes of the stream → units → batches; what ends the link by policy once all before it is applied."""

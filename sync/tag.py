@@ -14,6 +14,8 @@ A link keeps one hash at its target, `redis-canal:checkpoint:<task>/<shard>`, wi
 ``seen``   ``<dc>=<replid>:<offset>,…``: what had been applied of other datacenters before the batch (two-way)
 ``opos``   position at the origin, in forwarded transactions only
 ``via``    datacenter that ``pos`` belongs to, in forwarded transactions only
+``own``    offset after the newest write of the batch, where ``pos`` is beyond it (two-way): a third datacenter that
+           has this lacks nothing that the batch brought
 ``homes``  fingerprint of the policy that gives each key its home (two-way; `sync.homes`)
 ``epoch``  fencing: a writer that finds a higher one stops
 ``at``     unix time in ms when the batch was made
@@ -126,6 +128,7 @@ class Tagger:
         progress: int = 0,
         seen: str = "",
         opos: str = "",
+        own: int = -1,
         full: bool = False,
     ) -> list[bytes]:
         """The HSET of one batch as arguments. ``full`` writes every field (after a command that removed the hash)."""
@@ -144,6 +147,8 @@ class Tagger:
             argv += [b"seen", seen.encode()]
         if opos:
             argv += [b"opos", opos.encode(), b"via", self.origin.encode()]
+        if self._homes and 0 <= own < position.offset:
+            argv += [b"own", b"%d" % own]
         if self._homes and (full or not self._told):
             argv += [b"homes", self._homes.encode()]
             self._told = True

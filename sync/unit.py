@@ -74,6 +74,7 @@ class Unit:
     origin: str = ""  # "" for writes of the source itself; else the datacenter that the tag names
     opos: str = ""
     seen: str = ""  # two-way: what its datacenter had applied of the others before it
+    needs: str = ""  # and of that what is needed at the target before it
     dead: list[DeadLetter] = field(default_factory=list)
 
     @property
@@ -95,6 +96,7 @@ class Watch(Protocol):
     """Told of everything in the order of the stream, in two-way links; see `sync.conflict`."""
 
     seen: str
+    needs: str
 
     def tag(self, tag: Tag, end: int) -> None:
         """A tag, bare or before its commands, that ends at ``end``."""
@@ -252,9 +254,9 @@ class UnitReader:
         tx = self._tx
         piece = Piece(self.db if tx is None else tx.db, raw, count)
         watch = self.rules.watch
-        seen = ""
+        seen = needs = ""
         if watch is not None:
-            seen = watch.seen
+            seen, needs = watch.seen, watch.needs
             if tx is not None and tx.tag is not None:
                 tx.sources.append((tx.db, raw))
             else:
@@ -267,7 +269,7 @@ class UnitReader:
         else:
             self.position = end
             unit = Unit(end, self.db, [piece], self._received_ms)
-            unit.seen = seen
+            unit.seen, unit.needs = seen, needs
             self._out.append(unit)
 
     def _beyond(self, piece: Piece, end: int) -> None:
@@ -337,7 +339,8 @@ class UnitReader:
         if adjusted is None:
             adjusted = self.rules.adjust(db, argv, self._received_ms, end)
         unit = Unit(end, self.db, [], self._received_ms)
-        unit.seen = "" if watch is None else watch.seen
+        if watch is not None:
+            unit.seen, unit.needs = watch.seen, watch.needs
         if isinstance(adjusted, Dropped):
             self.counters.filter(adjusted.reason)
         elif isinstance(adjusted, Impossible):
@@ -421,7 +424,7 @@ class UnitReader:
         self.position = end
         tag = tx.tag
         watch = self.rules.watch
-        seen = "" if watch is None else watch.seen
+        seen, needs = ("", "") if watch is None else (watch.seen, watch.needs)
         if watch is not None and tag is not None and tx.sources:
             watch.unit(tag, tx.sources, end)
         if tag is not None and tag.origin in self.rules.drop:
@@ -434,10 +437,10 @@ class UnitReader:
         unit = Unit(end, self.db, _merged(tx.pieces), self._received_ms, atomic=True, solo=tx.solo)
         unit.noscript = tx.noscript
         unit.dead = tx.dead
-        unit.seen = seen
+        unit.seen, unit.needs = seen, needs
         if tag is not None:
             unit.origin = tag.origin
-            unit.seen = tag.fields.get(b"seen", b"").decode("ascii", "replace")
+            unit.seen, unit.needs = tag.fields.get(b"seen", b"").decode("ascii", "replace"), ""
             unit.opos = tag.fields.get(b"opos", tag.fields.get(b"pos", b"")).decode("ascii", "replace")
         self._out.append(unit)
 

@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "verify": ("console.cli.verify:command", "Compare two servers by content."),
     "node": ("console.cli.node:command", "Start, list and drain nodes."),
     "task": ("console.cli.task:command", "Create, watch and control tasks."),
+    "conflicts": ("console.cli.conflicts:command", "List keys that several datacenters wrote at once."),
     "dead-letters": ("console.cli.dead_letters:command", "Work off commands that a target refused."),
     "console": ("console.cli.console:command", "Serve the web console and its API."),
     "config": ("console.cli.config:command", "Validate and show configuration files."),

@@ -10,6 +10,7 @@ import click
 from canal.errors import CanalError, Refused
 from console.cli.access import Access, opened, wait_options, wait_until, where_options, who
 from console.cli.config import report
+from console.cli.conflicts import of_task as conflicts
 from console.cli.dead_letters import of_task as dead_letters
 from console.cli.options import Size
 from console.cli.output import Format, output_option
@@ -337,6 +338,7 @@ def _wait_all(coordinator: Coordinator, task: str, wanted: Any, timeout_s: float
     wait_until(done, timeout_s, how)
 
 
+command.add_command(conflicts)
 command.add_command(dead_letters)
 command.add_command(promote)
 command.add_command(reverse)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Callable
@@ -14,29 +13,11 @@ import pytest
 
 from tests.conftest import StartServer
 from tests.support.compare import wait_equal
-from tests.support.contend import command
+from tests.support.contend import ROUNDS, SECONDS, write
 from tests.support.links import Link
 from tests.support.proxy import Proxy
-from tests.support.servers import Server
-from tests.support.wire import Wire
 
 pytestmark = pytest.mark.servers
-
-FULL = bool(os.environ.get("REDIS_CANAL_FULL"))
-ROUNDS = int(os.environ.get("REDIS_CANAL_ROUNDS", "1"))
-SECONDS = 60.0 if FULL else 4.0
-RATE = 400  # commands a second and side
-
-
-def write(server: Server, name: str, seed: int, seconds: float, rate: int = RATE) -> None:
-    """Write for so long, at about this rate, without looking at replies."""
-    r = random.Random(seed)
-    end = time.monotonic() + seconds
-    with Wire(server) as wire:
-        while time.monotonic() < end:
-            commands = [one for _ in range(max(1, rate // 50)) for one in command(r, name)]
-            wire.call(commands)
-            time.sleep(0.02)
 
 
 class Pair:

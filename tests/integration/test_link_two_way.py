@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import StartServer
 from tests.support.compare import wait_equal
-from tests.support.links import MODES, Link, LinkProcess
+from tests.support.links import MODES, Link, LinkProcess, quiet
+from tests.support.links import link_between as link
 from tests.support.process import wait_until
 from tests.support.servers import Server
 from tests.support.wire import Wire
@@ -20,25 +21,12 @@ from tests.support.workload import COUNTING, Workload
 pytestmark = pytest.mark.servers
 
 
-def link(source: Server, target: Server, directory: Path, names: str, **changes: Any) -> Link:
-    """One direction; `names` is "a-b": the datacenters and the task."""
-    source_dc, target_dc = names.split("-")
-    return Link(source, target, directory, task=names, source_dc=source_dc, target_dc=target_dc, **changes)
-
-
 def pair(left: Server, right: Server, directory: Path, **changes: Any) -> tuple[Link, Link]:
     """Both directions between a and b."""
     return (
         link(left, right, directory, "a-b", two_way=True, **changes),
         link(right, left, directory, "b-a", two_way=True, **changes),
     )
-
-
-def quiet(*servers: Server, for_s: float = 2.5) -> bool:
-    """Nothing but PINGs and what asks for acknowledgements enters the streams for a while."""
-    before = [server.offset for server in servers]
-    time.sleep(for_s)  # silence cannot be waited for in another way
-    return all(server.offset - old < 200 for server, old in zip(servers, before, strict=True))
 
 
 @pytest.mark.parametrize("writer", MODES)

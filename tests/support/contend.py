@@ -6,19 +6,38 @@ of commands (WRONGTYPE and the like) are part of it and not looked at.
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
-from tests.support.wire import Command
+from tests.support.servers import Server
+from tests.support.wire import Command, Wire
 
+FULL = bool(os.environ.get("REDIS_CANAL_FULL"))
+ROUNDS = int(os.environ.get("REDIS_CANAL_ROUNDS", "1"))
+SECONDS = 60.0 if FULL else 4.0
+"""How long tests have writers at work, and how often, where the environment asks for the long form."""
+RATE = 400  # commands a second and writer
 KEYS = 100
+Commands = Sequence[Command]
+
+
+def write(server: Server, name: str, seed: int, seconds: float, rate: int = RATE) -> None:
+    """Write for so long, at about this rate, without looking at replies."""
+    r = random.Random(seed)
+    end = time.monotonic() + seconds
+    with Wire(server) as wire:
+        while time.monotonic() < end:
+            wire.call([one for _ in range(max(1, rate // 50)) for one in command(r, name)])
+            time.sleep(0.02)
 
 
 def _key(r: random.Random) -> str:
     return f"k{r.randrange(KEYS)}"
 
 
-def command(r: random.Random, name: str) -> Sequence[Command]:
+def command(r: random.Random, name: str) -> Commands:
     """One write by the writer ``name``."""
     return r.choice(_MAKERS)(r, name)
 
@@ -27,7 +46,7 @@ def _value(r: random.Random, name: str) -> str:
     return f"{name}{r.randrange(1000)}"
 
 
-_MAKERS = (
+_MAKERS: tuple[Callable[[random.Random, str], Commands], ...] = (
     lambda r, n: [("SET", _key(r), _value(r, n))],
     lambda r, n: [("SET", _key(r), r.randrange(1000))],
     lambda r, n: [("SET", _key(r), _value(r, n), "EX", r.randrange(1000, 2000))],

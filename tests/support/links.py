@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -167,6 +168,19 @@ class Link:
         """Everything that `source` has put into its stream by now is applied."""
         goal = source.offset
         self.until(lambda: self.status.applied_offset >= goal, timeout, f"applied up to {goal}")
+
+
+def link_between(source: Reachable, target: Reachable, directory: Path, names: str, **changes: Any) -> Link:
+    """One direction; `names` is "a-b": the datacenters and the task."""
+    source_dc, target_dc = names.split("-")
+    return Link(source, target, directory, task=names, source_dc=source_dc, target_dc=target_dc, **changes)
+
+
+def quiet(*servers: Server, for_s: float = 2.5) -> bool:
+    """Nothing but PINGs and what asks for acknowledgements enters the streams for a while."""
+    before = [server.offset for server in servers]
+    time.sleep(for_s)  # silence cannot be waited for in another way
+    return all(server.offset - old < 200 for server, old in zip(servers, before, strict=True))
 
 
 class LinkProcess:
