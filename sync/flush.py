@@ -12,7 +12,7 @@ from sync.tag import INDEX
 
 FLUSH_NAMES: Final = frozenset({b"FLUSHALL", b"FLUSHDB", b"SWAPDB"})
 
-_KEEP: Final = b"""\
+KEEP: Final = b"""\
 local index = KEYS[1]
 redis.call('SELECT', 0)
 local names = redis.call('SMEMBERS', index)
@@ -44,4 +44,4 @@ def reaches_tag(name: bytes, argv: list[bytes], db: int) -> bool:
 
 def keep_reserved(argv: list[bytes], db: int = 0) -> list[bytes]:
     """The same command as a script that keeps the reserved keys."""
-    return [b"EVAL", _KEEP, b"1", INDEX, b"%d" % db, *argv]
+    return [b"EVAL", KEEP, b"1", INDEX, b"%d" % db, *argv]

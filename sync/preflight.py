@@ -92,9 +92,9 @@ def refuse_evictions(config: LinkConfig, source: ServerInfo | None, target: Serv
 
 
 def refuse_cluster(config: LinkConfig, target: ServerInfo) -> None:
-    """Raise ConfigError for a target that cannot be written to as one server."""
-    if target.cluster:
+    """Raise ConfigError for a node of a cluster that was given as if it were a server by itself."""
+    if target.cluster and (config.target.group is None or config.target.group.kind != "cluster"):
         raise ConfigError(
-            f"target {config.target.label} is a node of a Redis Cluster; give a standalone server, cluster targets are "
-            "not supported yet"
+            f"target {config.target.label} is a node of a Redis Cluster: give the cluster as "
+            "redis+cluster://HOST:PORT,… (with one or several of its nodes)"
         )

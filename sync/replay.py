@@ -45,9 +45,11 @@ from sync.slots import SlotKeeper
 from sync.snapshot import Contact, SnapshotRun
 from sync.status import LinkStatus
 from sync.tag import Checkpoint, Tagger, checkpoint_key
+from sync.target.cluster.parts import ClusterParts, fence_target
+from sync.target.cluster.writer import ClusterWriter, open_writer
 from sync.target.connection import Connection, connect
 from sync.target.duplicates import claim_source, refuse_duplicate
-from sync.target.fence import Fence, databases, fence, may_join, read_checkpoint, server_info
+from sync.target.fence import Fence, databases, may_join, read_checkpoint, server_info
 from sync.target.standalone import GUARD, BatchRefused
 from sync.throttle import Throttle
 from sync.transform import Transform
@@ -215,7 +217,7 @@ class Replay:
         try:
             await self._first_look(conn)
             unused = not status.epoch and (config.epoch_unused or not config.epoch)
-            fenced = await fence(conn, config.task, config.shard, await self._epoch(conn), unused=unused)
+            fenced = await fence_target(conn, config.task, config.shard, await self._epoch(conn), unused=unused)
             await leave_route(config, conn)
             status.target_connected = True
             status.epoch = fenced.checkpoint.epoch
@@ -343,8 +345,8 @@ class Replay:
             await self._change(conn)
 
     async def _change(self, conn: Connection) -> None:
-        if conn.closed is not None:
-            raise conn.closed
+        if conn.broken is not None:
+            raise conn.broken
         self._wake.clear()
         await self._wake.wait()
 
@@ -357,14 +359,19 @@ class Replay:
 
     async def _new_session(self, conn: Connection, fenced: Fence, start: Position, generation: int) -> Session:
         config = self._config
-        guarded = self._guarded(fenced)
+        cluster = ClusterParts.of(config, conn, fenced, start, self._at_target)
+        guarded = cluster is not None or self._guarded(fenced)
         self._status.writer = "guarded" if guarded else "gated"
-        if guarded:
-            await conn.call(b"SCRIPT", b"LOAD", GUARD)
-        self._members = await conn.call(b"SMEMBERS", refetch_key(config.task, config.shard))
+        if cluster is not None:
+            self._members = cluster.fence.records.fetches()
+        else:
+            if guarded:
+                await conn.call(b"SCRIPT", b"LOAD", GUARD)
+            self._members = await conn.call(b"SMEMBERS", refetch_key(config.task, config.shard))
         count = await databases(conn)
         # one way only: two ways, the other link looks at every command here for what it does to its key
-        form = Form(join=not config.two_way and await may_join(conn, self._key), compact=config.compact)
+        join = cluster is None and not config.two_way and await may_join(conn, self._key)
+        form = Form(join=join, compact=config.compact)
         homes = "" if self._converge is None else self._converge.homes.fingerprint
         tagger = Tagger(self._key, self._state.uid, config.source_dc, fenced.checkpoint, homes)
         session = Session(
@@ -382,7 +389,10 @@ class Replay:
             start,
             generation,
             form=form,
+            cluster=cluster,
         )
+        if isinstance(session.writer, ClusterWriter):
+            await open_writer(session.writer)
         session.paused = self._paused
         session.databases = count
         session.throttle = self.throttle

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from canal.cluster import slot_of, slot_tag
 from canal.commands import COMMANDS, Flag, ServerKind
 from canal.errors import ReplayError
 from canal.rdb.commands import BigKey, key_commands
@@ -65,6 +66,7 @@ class Restorer:
         self.status = status
         self.target = target
         self.temporary = temporary
+        self.slotted = False  # a cluster target: a temporary name has to be in the slot of the final one
         self._keep = keep if isinstance(keep, bool) else True
         self._keeps = None if isinstance(keep, bool) else keep
         self._big_bytes = big_key_bytes
@@ -189,7 +191,7 @@ class Restorer:
             )
             if event.expire_ms is not None:
                 start = replace(event, expire_ms=self._deadline(event.expire_ms))
-            self._big = BigKey(start, self.target, self.temporary, flavor=self.flavor)
+            self._big = BigKey(start, self.target, self._temporary(start.key), flavor=self.flavor)
             yield from self._steps(start.db, self._big.begin(), event.offset)
             return
         big = self._big
@@ -212,7 +214,7 @@ class Restorer:
             yield Step(key.db, commands, key.end, any(argv[0] in _NOSCRIPT for argv in commands))
             return
         last: list[list[bytes]] = []
-        for argv in key_commands(key, self.target, flavor=self.flavor, temporary=self.temporary):
+        for argv in key_commands(key, self.target, flavor=self.flavor, temporary=self._temporary(key.key)):
             if last or argv[0] == b"RENAME":
                 last.append(argv)
             else:
@@ -224,8 +226,14 @@ class Restorer:
         commands = list(last)
         if not self._keep:
             return commands
-        deadlines = [[b"PEXPIREAT", self.temporary, argv[2]] for argv in commands if argv[0] == b"PEXPIREAT"]
-        return [*deadlines, [b"RENAMENX", self.temporary, key], [b"DEL", self.temporary]]
+        made = self._temporary(key)
+        deadlines = [[b"PEXPIREAT", made, argv[2]] for argv in commands if argv[0] == b"PEXPIREAT"]
+        return [*deadlines, [b"RENAMENX", made, key], [b"DEL", made]]
+
+    def _temporary(self, key: bytes) -> bytes:
+        if not self.slotted:
+            return self.temporary
+        return self.temporary + b":{" + slot_tag(slot_of(key)) + b"}"
 
     def _deadline(self, expire_ms: int) -> int:
         return max(expire_ms, time.time_ns() // 1_000_000 + GRACE_MS)

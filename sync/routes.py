@@ -119,7 +119,9 @@ async def leave_route(config: LinkConfig, conn: Connection) -> None:
     text = json.dumps(record, separators=(",", ":")).encode()
     (found,) = await conn.calls([[b"HGET", ROUTES, name]])
     if found != text:
-        await conn.calls([[b"MULTI"], [b"HSET", ROUTES, name, text], [b"SADD", INDEX, ROUTES], [b"EXEC"]])
+        told = [[b"HSET", ROUTES, name, text], [b"SADD", INDEX, ROUTES]]
+        # a cluster has the two keys on different nodes
+        await conn.calls(told if conn.several else [[b"MULTI"], *told, [b"EXEC"]])
 
 
 async def _living(conn: Connection, here: Server) -> list[Route]:

@@ -14,6 +14,7 @@ from canal.errors import CanalError, ReplayError, Unready
 from canal.journal.chunk import Chunk
 from canal.journal.reader import StreamReader
 from canal.position import Position
+from sync import crossslot
 from sync.batch import Batch, Batcher, command_at, without
 from sync.config import LinkConfig
 from sync.converge import Converge
@@ -29,6 +30,8 @@ from sync.render import RAW, Failures, Form
 from sync.slots import SlotKeeper
 from sync.status import LinkStatus
 from sync.tag import Tagger
+from sync.target.cluster.parts import ClusterParts
+from sync.target.cluster.writer import ClusterWriter
 from sync.target.connection import Connection
 from sync.target.fence import Fence
 from sync.target.standalone import BatchRefused, Writer
@@ -74,6 +77,7 @@ class Session:
         start: Position,
         generation: int,
         form: Form = RAW,
+        cluster: ClusterParts | None = None,
     ) -> None:
         self.config = config
         self.status = status
@@ -90,17 +94,21 @@ class Session:
         self.databases = 16  # of the target
         self.paused = False  # nothing new is taken from the journal; what was sent is finished
         at = fence.checkpoint.position
-        self.writer = Writer(
-            conn,
-            tagger,
-            self.replid_at,
-            guarded=guarded,
-            epoch=fence.checkpoint.epoch,
-            stands=(str(at) if at else "", fence.checkpoint.progress),
-            pipelined_multi=fence.info.flavor == "valkey" or fence.info.numbers >= (6, 2, 0),
-            on_commit=self._commit,
-            wake=wake.set,
-            form=form,
+        self.writer: Writer | ClusterWriter = (
+            cluster.writer(tagger, self.replid_at, self._commit, wake.set)
+            if cluster is not None
+            else Writer(
+                conn,
+                tagger,
+                self.replid_at,
+                guarded=guarded,
+                epoch=fence.checkpoint.epoch,
+                stands=(str(at) if at else "", fence.checkpoint.progress),
+                pipelined_multi=fence.info.flavor == "valkey" or fence.info.numbers >= (6, 2, 0),
+                on_commit=self._commit,
+                wake=wake.set,
+                form=form,
+            )
         )
         self.pacing = None if guarded else Pacing(config.batch_commands, config.batch_bytes, fence.rtt)
         self._looked = 0.0
@@ -138,6 +146,8 @@ class Session:
         batcher = Batcher(self.config.batch_commands, self.config.batch_bytes)
         self._set_single(rules, batcher, single)
         if self.refetch is not None:
+            if isinstance(self.writer, ClusterWriter):
+                crossslot.govern(rules, self.refetch, self._cross_slot)
             self.refetch.govern(rules)
             self.guard = TtlGuard(self.config.source, self.config.target, self.refetch)
             self.guard.govern(rules)
@@ -309,7 +319,7 @@ class Session:
             if not task.result():  # all of slots that are on their way: read on meanwhile
                 self._fetch_not_before = time.monotonic() + 1.0
             self.wake.set()
-        near = self.capture.status.offset - units.position < _NEAR_BYTES
+        near = self.capture.status.offset - units.position < _NEAR_BYTES and units.position > self.writer.skips_until
         if not near or not self.capture.status.connected or time.monotonic() < self._fetch_not_before:
             return
         wanted = refetch.wanted(_FETCH_AT_ONCE)
@@ -326,6 +336,9 @@ class Session:
             bounds = throttle.bounds(*bounds)
         batcher.max_commands, batcher.max_bytes = bounds
         rules.max_commands, rules.max_bytes = bounds
+
+    def _cross_slot(self) -> None:
+        self.status.cross_slot += 1
 
     def _set_single(self, rules: Rules, batcher: Batcher, single: bool) -> None:
         rules.max_commands = batcher.max_commands = 1 if single else self.config.batch_commands
@@ -436,6 +449,8 @@ class Session:
         self.last_replid = self.replid_at(batch.end)
         self.troubles.progressed()
         status.batches += 1
+        if isinstance(self.writer, ClusterWriter):
+            self.writer.count(status)
         status.commands_applied += batch.count - len(failures)
         status.commands_left_out += batch.void
         status.bytes_applied += batch.size

@@ -27,6 +27,7 @@ from sync.keyset import KeySet
 from sync.restore import Keeps, Restorer, Step, target_of, temporary_key
 from sync.sweep import Sweep
 from sync.tag import PREFIX, is_reserved
+from sync.target.cluster.writer import ClusterWriter
 from sync.target.connection import connect
 from sync.target.fence import user_keys
 from sync.transform import Transform
@@ -78,6 +79,7 @@ class SnapshotRun:
             status=session.status.snapshot,
             big_key_bytes=config.snapshot.big_key_bytes,
         )
+        self._restorer.slotted = isinstance(session.writer, ClusterWriter)
         commands = 1 if session.troubles.snapshot_single else config.batch_commands
         self._builder = Builder(
             position.offset, progress, commands, config.batch_bytes, first=contact.first, again=contact.again

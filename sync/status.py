@@ -134,6 +134,9 @@ class LinkStatus:
     slots: str = ""  # of a shard of a source cluster: those that it answers for at the target, as ranges
     slots_moved: int = 0  # handed over, either way
     slots_waiting: int = 0  # being handed over
+    transactions_split: int = 0  # cluster targets: source transactions over several slots, applied slot by slot
+    cross_slot: int = 0  # cluster targets: commands over several slots whose keys were fetched in their place
+    target_slots_moved: int = 0  # cluster targets: times that a slot was met moving
     snapshot: SnapshotProgress = field(default_factory=SnapshotProgress)
     started: float = field(default_factory=time.time)
 

@@ -19,6 +19,7 @@ from canal.resp import encode
 from sync.batch import Batch
 from sync.keyset import KeySet
 from sync.tag import RESERVED, is_reserved
+from sync.target.cluster.scanning import nodes_of, reserved_like
 from sync.target.connection import Connection, connect
 from sync.target.fence import parse_info
 from sync.transform import Transform
@@ -123,17 +124,18 @@ class Sweep:
 
     async def _scan(self, conn: Connection) -> AsyncIterator[tuple[int, list[bytes], list[str]]]:
         """(database, keys, their types where filters ask for them, else empty); some keys come more than once."""
-        for db in await _databases(conn):
-            await conn.call(b"SELECT", b"%d" % db)
-            cursor = b"0"
-            while True:
-                cursor, names = await conn.call(b"SCAN", cursor, b"COUNT", b"%d" % _SCAN_COUNT)
-                kinds = [""] * len(names)
-                if self._transform.needs_type and names:
-                    kinds = [_word(kind) for kind in await conn.calls([[b"TYPE", name] for name in names])]
-                yield db, names, kinds
-                if cursor == b"0":
-                    break
+        for node in nodes_of(conn):
+            for db in await _databases(node):
+                await node.call(b"SELECT", b"%d" % db)
+                cursor = b"0"
+                while True:
+                    cursor, names = await node.call(b"SCAN", cursor, b"COUNT", b"%d" % _SCAN_COUNT)
+                    kinds = [""] * len(names)
+                    if self._transform.needs_type and names:
+                        kinds = [_word(kind) for kind in await node.calls([[b"TYPE", name] for name in names])]
+                    yield db, names, kinds
+                    if cursor == b"0":
+                        break
 
     async def _remove_stale(self, keys: list[tuple[int, bytes]]) -> None:
         await self._remove_all(keys)
@@ -143,7 +145,7 @@ class Sweep:
         """Remove what an earlier, interrupted snapshot left of a value that it made under the temporary name."""
         conn = await connect(self._session.config.target)
         try:
-            found = []
+            found = [(0, name) for name in await reserved_like(conn, temporary + b":")]
             for db in await _databases(conn):
                 await conn.call(b"SELECT", b"%d" % db)
                 if await conn.call(b"EXISTS", temporary):

@@ -159,6 +159,14 @@ class Tagger:
         )
         return argv
 
+    def words(self, key: bytes, position: Position, *, origin: str = "", opos: str = "", seen: str = "") -> list[bytes]:
+        """A tag in another hash than the link's own: what every tag says, and nothing that is only kept."""
+        at_ms = time.time_ns() // 1_000_000
+        argv = [b"HSET", key, b"v", b"%d" % VERSION, b"origin", (origin or self.origin).encode()]
+        argv += [b"pos", str(position).encode(), b"at", b"%d" % at_ms]
+        argv += [b"seen", seen.encode()] if seen else []
+        return [*argv, b"opos", opos.encode(), b"via", self.origin.encode()] if opos else argv
+
     def epoch_raised(self, epoch: int) -> None:
         """Remember the epoch that was written at the target, for full tags."""
         self._stored = replace(self._stored, epoch=epoch)

@@ -36,7 +36,7 @@ _MARGIN_S: Final = 10.0
 _HOLD_S: Final = 60.0
 _POLL_S: Final = 2.0
 
-_CORRECT: Final = b"""\
+CORRECT: Final = b"""\
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local set = 0
@@ -222,7 +222,7 @@ class TtlGuard:
             for begin in range(0, len(entries), 500):
                 part = entries[begin : begin + 500]
                 words = [b"%d" % number for _, held, true in part for number in (held, true)]
-                out.append((db, [b"EVAL", _CORRECT, b"%d" % len(part), *(key for key, _, _ in part), *words]))
+                out.append((db, [b"EVAL", CORRECT, b"%d" % len(part), *(key for key, _, _ in part), *words]))
         return out
 
     @property

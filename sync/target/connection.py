@@ -29,6 +29,8 @@ MAX_REPLY = 1 << 30
 class Connection(asyncio.Protocol):
     """Made by `connect`. ``call`` and ``calls`` until ``stream`` hands the replies to a writer."""
 
+    several = False  # the nodes of a cluster stand behind it
+
     def __init__(self, endpoint: Endpoint, who: str = "target") -> None:
         self.endpoint = endpoint
         self.who = who  # for messages
@@ -90,6 +92,16 @@ class Connection(asyncio.Protocol):
         self._end(error or Unreachable(f"connection to {self.who} {self.endpoint.label} closed"))
         if self.transport is not None:
             self.transport.abort()
+
+    @property
+    def broken(self) -> CanalError | None:
+        """What ended it, if it has ended."""
+        return self.closed
+
+    @property
+    def streaming(self) -> bool:
+        """A writer has the connection: no more calls."""
+        return self._on_data is not None
 
     @property
     def unsent(self) -> int:
@@ -156,8 +168,12 @@ class Connection(asyncio.Protocol):
 async def connect(endpoint: Endpoint, timeout: float = 10.0, who: str = "target") -> Connection:
     """Connect and authenticate; where several servers stand behind the endpoint, to the one that is meant now.
 
-    Raises `Unreachable`, `AuthError` and the like, each one clear line.
+    Of a cluster it is a `ClusterConnection`. Raises `Unreachable`, `AuthError` and the like, each one clear line.
     """
+    if endpoint.group is not None and endpoint.group.kind == "cluster":
+        from sync.target.cluster.connection import open_cluster  # which is made of connections
+
+        return await open_cluster(endpoint, who)
     endpoint = await located(endpoint)
     transport, protocol = await open_connection(endpoint, lambda: Connection(endpoint, who), timeout)
     assert isinstance(protocol, Connection)

@@ -16,7 +16,7 @@ from typing import Any
 import hiredis
 
 from canal.errors import AuthError, CanalError, NotRedis, Unready
-from sync.tag import INDEX, Checkpoint, checkpoint_key
+from sync.tag import INDEX, RESERVED, Checkpoint, checkpoint_key
 from sync.target.connection import Connection
 from sync.target.errors import classify
 
@@ -106,17 +106,17 @@ async def fence(conn: Connection, task: str, shard: str, epoch: int, *, unused: 
     if role[0] != b"master":
         raise Unready(f"target {label} is a {role[0].decode()}, only a master can be written to")
     info = server_info(await conn.call(b"INFO"))
-    await _may_transact(conn)
+    await may_transact(conn)
     key = checkpoint_key(task, shard)
     stored = await conn.call(b"HGET", key, b"epoch")
-    _refuse_newer(conn, stored, epoch, unused)  # an older one must not disturb its successor
-    can_kill = await _kill_others(conn, task, shard, epoch)
-    await _raise_epoch(conn, key, epoch, unused)
+    refuse_newer(conn, stored, epoch, unused)  # an older one must not disturb its successor
+    can_kill = await kill_others(conn, task, shard, epoch)
+    await raise_epoch(conn, key, epoch, unused)
     checkpoint = await read_checkpoint(conn, key)
     return Fence(checkpoint, info, can_kill, rtt)
 
 
-async def _may_transact(conn: Connection) -> None:
+async def may_transact(conn: Connection) -> None:
     """Where MULTI is refused, what follows it would be carried out one by one."""
     for reply in await conn.calls([[b"MULTI"], [b"EXEC"]]):
         if isinstance(reply, hiredis.ReplyError):
@@ -124,7 +124,7 @@ async def _may_transact(conn: Connection) -> None:
             raise error if isinstance(error, AuthError) or error.transient else AuthError(str(error))
 
 
-async def _kill_others(conn: Connection, task: str, shard: str, epoch: int) -> bool:
+async def kill_others(conn: Connection, task: str, shard: str, epoch: int) -> bool:
     """Kill this shard's other connections. False when the user may not, so that only guarded writing is safe."""
     prefix = f"redis-canal:{task}/{shard}:"
     name = f"{prefix}{epoch}:{secrets.token_hex(6)}"
@@ -169,7 +169,7 @@ def _clients(raw: bytes) -> list[dict[str, str]]:
     return out
 
 
-def _refuse_newer(conn: Connection, stored: bytes | None, epoch: int, unused: bool) -> int:
+def refuse_newer(conn: Connection, stored: bytes | None, epoch: int, unused: bool) -> int:
     """The epoch that the target has stored; raises `Fenced` when it is higher than ours, or as high and not ours."""
     found = int(stored) if stored and stored.isdigit() else 0
     if unused and found == epoch:
@@ -187,18 +187,20 @@ def _refuse_newer(conn: Connection, stored: bytes | None, epoch: int, unused: bo
     return found
 
 
-async def _raise_epoch(conn: Connection, key: bytes, epoch: int, unused: bool) -> None:
-    """Compare-and-set of the epoch at the target: of two who come with the same unused one, one gets it."""
+async def raise_epoch(conn: Connection, key: bytes, epoch: int, unused: bool, *, index: bool = True) -> None:
+    """Compare-and-set of the epoch at the target: of two who come with the same unused one, one gets it.
+
+    ``index``: list the key among the links' in the same transaction (on a cluster the list may be elsewhere).
+    """
     for _ in range(100):
         watch, stored = await conn.calls([[b"WATCH", key], [b"HGET", key, b"epoch"]])
         _check(watch, "WATCH")
         _check(stored, "HGET")
-        if _refuse_newer(conn, stored, epoch, unused) == epoch:
+        if refuse_newer(conn, stored, epoch, unused) == epoch:
             await conn.call(b"UNWATCH")
             return
-        replies = await conn.calls(
-            [[b"MULTI"], [b"HSET", key, b"epoch", b"%d" % epoch], [b"SADD", INDEX, key], [b"EXEC"]]
-        )
+        listed = [[b"SADD", INDEX, key]] if index else []
+        replies = await conn.calls([[b"MULTI"], [b"HSET", key, b"epoch", b"%d" % epoch], *listed, [b"EXEC"]])
         for reply in replies:
             _check(reply, "writing the epoch")
         if replies[-1] is not None:
@@ -250,6 +252,10 @@ async def user_keys(conn: Connection) -> int:
     for name, value in info.items():
         if name.startswith("db"):
             total += int(dict(part.split("=", 1) for part in value.split(","))["keys"])
+    if conn.several:  # a cluster has a record for each slot; only a walk tells how many there are
+        from sync.target.cluster.scanning import reserved_like
+
+        return max(0, total - len(await reserved_like(conn, RESERVED)))
     reserved = await conn.call(b"SMEMBERS", INDEX)
     if reserved:
         total -= int(await conn.call(b"EXISTS", INDEX, *reserved))

@@ -119,6 +119,7 @@ class Writer:
         self.guarded = guarded
         self.error: CanalError | None = None
         self.sent_to = 0  # end of the newest batch submitted
+        self.skips_until = -1  # of clusters: nothing here is applied beyond the position
         self.in_flight: deque[_Flight] = deque()
         self._conn = conn
         self._tagger = tagger

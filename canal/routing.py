@@ -1,0 +1,159 @@
+"""The hot path of cluster targets: commands of a replication stream → lanes of its nodes.
+
+Like `canal.framing` this is plain Python that mypyc compiles where it can; nothing but speed may differ. The caller
+says by a table of names which commands have their one key as the first argument; what is not in it stops the walk.
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+
+from mypy_extensions import i64
+
+
+class Lane:
+    """Commands for one node in the order of the stream. The lists run in parallel, an item for each command.
+
+    ``parts``: three for each command: its slot's head, its argument count (negative: it belongs together with others),
+    its arguments, all as bulk strings; ``ends``: stream position after its unit; ``numbers``: which command of its
+    batch it is.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.slots: list[int] = []
+        self.ends: list[int] = []
+        self.numbers: list[int] = []
+        self.arguments = 0
+
+    def add(self, slot: int, head: bytes, raw: bytes, argc: int, end: int, number: int) -> None:
+        """Append a command; ``argc`` negative when it belongs together with its neighbours of the same end."""
+        self.parts.append(head)
+        self.parts.append(argument_count(argc))
+        self.parts.append(raw)
+        self.slots.append(slot)
+        self.ends.append(end)
+        self.numbers.append(number)
+        self.arguments += abs(argc) + 2
+
+
+_counts: dict[int, bytes] = {}
+
+
+def argument_count(argc: int) -> bytes:
+    """A number as a bulk string."""
+    made = _counts.get(argc)
+    if made is None:
+        digits = b"%d" % argc
+        made = b"$%d\r\n%b\r\n" % (len(digits), digits)
+        if len(_counts) < 10000:
+            _counts[argc] = made
+    return made
+
+
+def compiled() -> bool:
+    """True when this module runs as compiled code rather than as plain Python."""
+    return not __file__.endswith(".py")
+
+
+def route(
+    raw: bytes,
+    at: int,
+    base: int,
+    number: int,
+    lanes: list[Lane],
+    owners: list[int],
+    heads: list[bytes],
+    single: dict[bytes, int],
+    skips: list[int],
+) -> tuple[int, int]:
+    """Put the commands of ``raw[at:]`` into the lanes of their slots' nodes until one is not in ``single``.
+
+    ``raw`` holds sound, whole commands. ``single`` maps a name, spelled exactly, to the argument count that it must
+    have, 0 for any. ``base``: stream position of ``raw[0]`` where each command is a unit of its own, else (as ``-1 -
+    end``) the end of the one unit that all belong to. ``owners``: for each slot the index of its lane; ``heads``: the
+    bulk string that names the slot. ``skips``: position of each slot up to which its commands are to be left out, or
+    empty. Returns (index where the walk stopped, number of the command there).
+    """
+    here: i64 = at
+    last: i64 = len(raw)
+    count: i64 = number
+    start: i64 = base
+    name: bytes = b""
+    name_size: i64 = 0
+    wanted: i64 = -1
+    skipping: bool = len(skips) > 0
+    argc_before: i64 = 0
+    argc_head: bytes = b""
+    while here < last:
+        look: i64 = here + 1
+        argc: i64 = 0
+        while raw[look] != 13:
+            argc = argc * 10 + (raw[look] - 48)
+            look += 1
+        look += 2
+        body: i64 = look
+        # the name
+        look += 1
+        size: i64 = 0
+        while raw[look] != 13:
+            size = size * 10 + (raw[look] - 48)
+            look += 1
+        look += 2
+        same: bool = size == name_size
+        if same:
+            index: i64 = 0
+            while index < size:
+                if raw[look + index] != name[index]:
+                    same = False
+                    break
+                index += 1
+        if not same:
+            name = raw[int(look) : int(look + size)]
+            name_size = size
+            wanted = single.get(name, -1)
+        if argc < 2 or (wanted != 0 and wanted != argc):
+            return int(here), int(count)
+        look += size + 2
+        # the key
+        look += 1
+        size = 0
+        while raw[look] != 13:
+            size = size * 10 + (raw[look] - 48)
+            look += 1
+        look += 2
+        key = raw[int(look) : int(look + size)]
+        look += size + 2
+        left: i64 = argc - 2
+        while left > 0:
+            look += 1
+            size = 0
+            while raw[look] != 13:
+                size = size * 10 + (raw[look] - 48)
+                look += 1
+            look += size + 4
+            left -= 1
+        brace = key.find(b"{")
+        if brace >= 0:
+            close = key.find(b"}", brace + 1)
+            if close > brace + 1:
+                key = key[brace + 1 : close]
+        slot = crc_hqx(key, 0) & 16383
+        end: i64 = start + look if start >= 0 else -1 - start
+        if not skipping or end > skips[slot]:
+            lane = lanes[owners[slot]]
+            signed: i64 = argc if start >= 0 else -argc
+            if signed != argc_before:
+                argc_before = signed
+                argc_head = argument_count(int(signed))
+            parts = lane.parts
+            parts.append(heads[slot])
+            parts.append(argc_head)
+            parts.append(raw[int(body) : int(look)])
+            lane.slots.append(slot)
+            lane.ends.append(int(end))
+            lane.numbers.append(int(count))
+            lane.arguments += int(argc) + 2
+        here = look
+        count += 1
+    return int(here), int(count)

@@ -1,0 +1,1 @@
+"""A Redis Cluster as target: see docs/architecture/cluster.md."""

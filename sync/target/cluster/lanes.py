@@ -1,0 +1,179 @@
+"""Batches → lanes: which command goes to which node, and what our own commands become on a cluster. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from canal.cluster import SLOTS, slot_of
+from canal.cluster.slots import tags
+from canal.commands import ONE_KEY, all_keys
+from canal.resp import encode, parse
+from canal.routing import Lane, route
+from sync.batch import Batch
+from sync.flush import KEEP
+from sync.refetch import from_member, refetch_key
+from sync.tag import INDEX
+from sync.target.cluster.records import FETCH, record_key
+from sync.ttl import CORRECT
+from sync.unit import Piece, Unit
+
+SINGLE: Final[dict[bytes, int]] = {
+    **{name: 0 for name in ONE_KEY if name.upper() != b"MOVE"},
+    **dict.fromkeys((b"DEL", b"del", b"UNLINK", b"unlink", b"TOUCH", b"touch"), 2),
+    **dict.fromkeys((b"MSET", b"mset"), 3),
+}
+"""Names of commands that `canal.routing.route` may place by their first argument."""
+
+Everywhere = tuple[int, list[bytes]]
+"""(number in the batch, command) for all nodes."""
+
+
+class Lanes:
+    """Knows what splits a batch. ``owners``: the lane of each slot: a node's from 1 on, 0 while the slot is moving."""
+
+    def __init__(self, task: str, shard: str, at_target: Callable[[int, bytes], bytes | None]) -> None:
+        self.owners = [0] * SLOTS
+        self.skips: list[int] = []
+        self.split_units = 0  # transactions over several slots
+        self._task, self._shard = task, shard
+        self._fetches = refetch_key(task, shard)
+        self._at_target = at_target
+        self._heads = [b"$%d\r\n%b\r\n" % (len(tag), tag) for tag in tags()]
+
+    def split(self, batch: Batch, count: int) -> tuple[list[Lane], list[Everywhere]]:
+        """``count`` lanes, and the commands that every node gets."""
+        lanes = [Lane() for _ in range(count)]
+        everywhere: list[Everywhere] = []
+        number = 0
+        for unit in batch.units:
+            run = len(unit.pieces) == 1 and (not unit.atomic or unit.count == 1)
+            before = None if run or batch.snapshot else [len(lane.slots) for lane in lanes]
+            for piece in unit.pieces:
+                number = self._piece(unit, piece, run, number, lanes, everywhere, batch.snapshot)
+            if before is not None and unit.atomic:
+                slots = {slot for lane, had in zip(lanes, before, strict=True) for slot in lane.slots[had:]}
+                self.split_units += len(slots) > 1
+        return lanes, everywhere
+
+    def _piece(
+        self,
+        unit: Unit,
+        piece: Piece,
+        run: bool,
+        number: int,
+        lanes: list[Lane],
+        everywhere: list[Everywhere],
+        snapshot: bool,
+    ) -> int:
+        raw = piece.raw
+        base = 0 if snapshot else unit.end - len(raw) if run else -1 - unit.end
+        at = 0
+        own = self._fetches in raw or INDEX in raw
+        while at < len(raw):
+            single = {} if own else SINGLE
+            at, number = route(raw, at, base, number, lanes, self.owners, self._heads, single, self.skips)
+            if at < len(raw):
+                parsed = parse(raw, at, len(raw))
+                assert parsed is not None
+                argv, at = parsed
+                self._odd(argv, unit, number, run or snapshot, lanes, everywhere)
+                number += 1
+        return number
+
+    def _odd(
+        self,
+        argv: list[bytes],
+        unit: Unit,
+        number: int,
+        alone: bool,
+        lanes: list[Lane],
+        everywhere: list[Everywhere],
+    ) -> None:
+        name = argv[0].upper()
+        if name in (b"SADD", b"SREM") and argv[1] == INDEX:
+            return  # of the set that holds fields here, not members
+        commands: list[tuple[int, list[bytes]]] | None = None
+        if name in (b"SADD", b"SREM") and argv[1] == self._fetches:
+            commands = self._fields(name, argv[2:])
+        elif name == b"EVAL" and argv[1] == CORRECT:
+            commands = _corrections(argv)
+        elif name == b"EVAL" and argv[1] == KEEP:
+            everywhere.append((number, argv))  # FLUSHALL: the batch is alone
+            return
+        if commands is None:
+            keys = all_keys(argv)
+            if not keys:
+                everywhere.append((number, argv))
+                return
+            commands = [(slot_of(keys[0][1]), argv)]
+        for slot, command in commands:
+            self.place(lanes, slot, command, unit.end, number, alone and len(commands) == 1)
+
+    def place(self, lanes: list[Lane], slot: int, argv: list[bytes], end: int, number: int, alone: bool) -> None:
+        """Put one command into its lane, unless the slot is beyond it."""
+        if self.skips and end <= self.skips[slot]:
+            return
+        raw = encode(argv)
+        body = raw[raw.index(b"\r\n") + 2 :]
+        argc = len(argv) if alone else -len(argv)
+        lanes[self.owners[slot]].add(slot, self._heads[slot], body, argc, end, number)
+
+    def mark(self, lane: Lane, slot: int, end: int) -> None:
+        """Have the slot's record written without a command."""
+        lane.add(slot, self._heads[slot], b"", 0, end, -1)
+
+    def _fields(self, name: bytes, members: list[bytes]) -> list[tuple[int, list[bytes]]]:
+        """The set of keys that wait to be fetched → fields of the records of their slots."""
+        out = []
+        for member in members:
+            key = self._at_target(*from_member(member))
+            slot = slot_of(key) if key is not None else 0
+            record = record_key(self._task, self._shard, slot)
+            field = FETCH + member
+            out.append((slot, [b"HSET", record, field, b"1"] if name == b"SADD" else [b"HDEL", record, field]))
+        return out
+
+
+def _corrections(argv: list[bytes]) -> list[tuple[int, list[bytes]]]:
+    """The script of `sync.ttl` that puts deadlines right, one key a call."""
+    count = int(argv[2])
+    keys, words = argv[3 : 3 + count], argv[3 + count :]
+    return [(slot_of(key), [b"EVAL", CORRECT, b"1", key, words[2 * i], words[2 * i + 1]]) for i, key in enumerate(keys)]
+
+
+def without(lane: Lane, slots: set[int]) -> Lane:
+    """A copy of the lane less these slots."""
+    out = Lane()
+    for index, slot in enumerate(lane.slots):
+        if slot not in slots:
+            _copy(lane, index, out)
+    return out
+
+
+def of_slot(lane: Lane, slot: int, begin: int) -> Lane:
+    """A copy of what the lane holds of one slot, from the ``begin``-th command on."""
+    out = Lane()
+    for index in range(begin, len(lane.slots)):
+        if lane.slots[index] == slot:
+            _copy(lane, index, out)
+    return out
+
+
+def _copy(lane: Lane, index: int, out: Lane) -> None:
+    head, count, raw = lane.parts[3 * index : 3 * index + 3]
+    out.parts += [head, count, raw]
+    out.slots.append(lane.slots[index])
+    out.ends.append(lane.ends[index])
+    out.numbers.append(lane.numbers[index])
+    out.arguments += abs(argc_of(lane, index)) + 2
+
+
+def argc_of(lane: Lane, index: int) -> int:
+    """The argument count of a lane's command; negative where it belongs together with others."""
+    return int(lane.parts[3 * index + 1].split(b"\r\n")[1])
+
+
+def command_of(lane: Lane, index: int) -> bytes:
+    """A lane's command as RESP."""
+    return b"*%d\r\n%b" % (abs(argc_of(lane, index)), lane.parts[3 * index + 2])

@@ -1,0 +1,102 @@
+"""One node of a cluster target: a fenced connection with pipelined calls. Replies find their callers by order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+
+from canal.errors import CanalError, Unreachable
+from canal.routing import Lane
+from sync.batch import Batch
+from sync.render import Failures
+from sync.target.cluster.fencing import NodeTag
+from sync.target.connection import Connection
+
+Then = Callable[[list[Any]], None]
+
+
+@dataclass(slots=True)
+class Flight:
+    """A batch on its way. ``pending``: calls and waiting commands of it that are not settled."""
+
+    batch: Batch
+    begin: int  # end of the batch before
+    pending: int = 0
+    failures: Failures | None = None
+    written: int = 0
+
+    def fail(self, number: int, text: str) -> None:
+        """A command of the batch that the target refused."""
+        self.failures = [*(self.failures or []), (number, text)]
+
+
+@dataclass(slots=True)
+class Part:
+    """What one node gets of a batch in one call."""
+
+    flight: Flight
+    lane: Lane
+    size: int = 0
+
+
+class NodeLink:
+    """Sends to one node. ``parts``: calls of the batch script whose replies are awaited, oldest first."""
+
+    def __init__(
+        self,
+        node_id: str,
+        conn: Connection,
+        tag: NodeTag,
+        on_lost: Callable[[CanalError], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self.id = node_id
+        self.conn = conn
+        self.tag = tag
+        self.parts: deque[Part] = deque()
+        self.refused: list[Part] = []  # to be sent again, oldest first
+        self.held = False  # the node has left the chain: nothing more goes until all replies are there
+        self.marked_at = 0.0  # time.monotonic() when a record was last written
+        self.received = 0
+        self._sequence = 0
+        self._reader = hiredis.Reader()
+        self._waiting: deque[tuple[int, Then]] = deque()
+        self._replies: list[Any] = []
+        self._on_lost = on_lost
+        conn.stream(self._data, on_lost, wake)
+
+    def next_chain(self) -> tuple[bytes, bytes]:
+        """What the next call finds in the node's chain, and what it leaves there."""
+        now = self.tag.chain
+        self._sequence += 1
+        self.tag.chain = now.partition(b".")[0] + b".%d" % self._sequence
+        return now, self.tag.chain
+
+    def send(self, data: bytes, count: int, then: Then) -> None:
+        """Send commands that get ``count`` replies."""
+        self._waiting.append((count, then))
+        self.conn.write(data)
+
+    @property
+    def idle(self) -> bool:
+        """No reply is awaited."""
+        return not self._waiting
+
+    def _data(self, data: bytes) -> None:
+        self.received += len(data)
+        try:
+            self._reader.feed(data)
+            while self._waiting and (reply := self._reader.gets()) is not False:
+                self._replies.append(reply)
+                count, then = self._waiting[0]
+                if len(self._replies) == count:
+                    self._waiting.popleft()
+                    replies, self._replies = self._replies, []
+                    then(replies)
+        except hiredis.ProtocolError as error:
+            lost = Unreachable(f"target {self.conn.endpoint.label} sent what is no reply: {error}")
+            self.conn.close(lost)

@@ -1,0 +1,135 @@
+"""A Redis Cluster as target: snapshot and stream of every type, cross-slot commands, moved slots, failover, crashes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from canal.cluster import slot_of
+from tests.support.cluster import Cluster
+from tests.support.compare import assert_equal
+from tests.support.links import Link, LinkProcess
+from tests.support.process import wait_until
+from tests.support.servers import Server
+from tests.support.workload import Workload
+
+pytestmark = pytest.mark.servers
+
+
+def rounds(short: int, whole: int) -> int:
+    """REDIS_CANAL_FULL=1 asks for the whole number."""
+    return whole if os.environ.get("REDIS_CANAL_FULL") else short
+
+
+def assert_same(source: Server, cluster: Cluster) -> None:
+    with cluster.gathered() as copy:
+        assert_equal(source, copy, ttl_tolerance_ms=2)
+
+
+def test_a_snapshot_and_a_stream_of_every_type(tmp_path: Path) -> None:
+    with Server.start() as source, Cluster.start() as cluster:
+        with Workload(source, databases=(0,)) as load:
+            load.wait(2000)
+            with Link(source, cluster, tmp_path) as link:
+                link.streaming()
+                load.wait(3000)
+                load.stop()
+                link.in_step(source)
+                assert link.status.dead_letters == 0
+        assert_same(source, cluster)
+
+
+def test_the_daemon_is_killed_again_and_again(tmp_path: Path) -> None:
+    """INCR, APPEND, LPUSH, XADD: one applied twice or not at all shows for good."""
+    with Server.start() as source, Cluster.start() as cluster:
+        with Workload(source, databases=(0,), rate=3000) as load, LinkProcess(source, cluster, tmp_path) as link:
+            for _ in range(rounds(5, 30)):
+                before = cluster.dbsize()
+                load.wait(1500)
+                wait_until(lambda known=before: cluster.dbsize() != known or link.running is False, 30)
+                link.kill()
+                link.start()
+            load.stop()
+            wait_until(lambda: applied(source, cluster), 60, "all is applied")
+            link.terminate()
+        assert_same(source, cluster)
+
+
+def test_slots_move_while_writes_go_on(tmp_path: Path) -> None:
+    with Server.start() as source, Cluster.start() as cluster:
+        first, second, _ = cluster.masters
+        with Workload(source, databases=(0,), rate=2000) as load, Link(source, cluster, tmp_path) as link:
+            link.streaming()
+            load.wait(2000)
+            hot = sorted({slot_of(key) for key in source.client().keys("*")})
+            for slot in hot[: rounds(15, 200)]:
+                cluster.move_slots([slot], to=first if slot not in first.serves() else second)
+            load.wait(1000)
+            cluster.move_slots(range(rounds(50, 1000)), to=second)
+            load.stop()
+            link.in_step(source)
+            assert link.status.target_slots_moved > 0
+            assert link.status.dead_letters == 0 and link.status.full_resyncs == 1
+        assert_same(source, cluster)
+
+
+def test_a_master_of_the_target_fails(tmp_path: Path) -> None:
+    with Server.start() as source, Cluster.start(replicas=1) as cluster:
+        with Workload(source, databases=(0,), rate=1000) as load, Link(source, cluster, tmp_path) as link:
+            link.streaming()
+            for number in range(rounds(1, 5)):
+                load.wait(1000)
+                old = cluster.masters[number % 3]
+                cluster.takeover(old)
+                link.more("batches")
+                cluster.come_back(old)
+            load.stop()
+            link.in_step(source)
+            assert link.status.full_resyncs == 1
+        assert_same(source, cluster)
+
+
+def test_commands_over_several_slots(tmp_path: Path) -> None:
+    with Server.start() as source, Cluster.start() as cluster, Link(source, cluster, tmp_path) as link:
+        link.streaming()
+        client = source.client()
+        client.mset({f"m{n}": n for n in range(50)})
+        client.delete(*(f"m{n}" for n in range(20)))
+        client.unlink("m20", "m21")
+        client.rpush("list", "a", "b", "c")
+        client.sadd("set:1", "x", "y")
+        client.sadd("set:2", "y", "z")
+        client.set("bits", "abc")
+        client.zadd("z1", {"a": 1.5})
+        link.in_step(source)
+        client.rename("m22", "renamed")
+        client.rpoplpush("list", "list2")
+        client.smove("set:1", "set:2", "x")
+        client.sunionstore("set:3", "set:1", "set:2")
+        client.bitop("NOT", "bits2", "bits")
+        client.copy("list", "list3")
+        client.zunionstore("z2", ["z1"])
+        client.rpush("list3", "after")
+        client.msetnx({"n1": 1, "n2": 2})
+        with client.pipeline(transaction=True) as pipe:
+            pipe.incr("t1").incr("t2").rpush("t3", "v").expire("t3", 1000)
+            pipe.execute()
+        link.in_step(source)
+        link.until(lambda: link.status.refetch_keys == 0, what="all keys are fetched")
+        assert link.status.transactions_split >= 1
+        assert link.status.cross_slot >= 3
+        assert link.status.dead_letters == 0
+        assert_same(source, cluster)
+        client.flushall()
+        client.set("after", "flush")
+        link.in_step(source)
+        assert_same(source, cluster)
+        assert link.status.full_resyncs == 1
+
+
+def applied(source: Server, cluster: Cluster) -> bool:
+    """The checkpoint at the target has reached the source's offset, as far as writes move it."""
+    position = cluster.ask("HGET", "redis-canal:checkpoint:test/0", "pos")
+    return bool(position) and int(position.rpartition(b":")[2]) >= source.offset
