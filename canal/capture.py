@@ -301,8 +301,13 @@ class Capture:
     def on_continue(self, position: Position) -> None:
         journal = self.journal
         if self._open_question or not journal.positioned:
+            asked = self._asked
             if not journal.covers(position) or position.offset != journal.end:
-                journal.reset(position)
+                if asked is not None and asked.offset == position.offset and asked.replid != position.replid:
+                    journal.reset(asked)  # the checkpoint's id, which a source that failed over knows as its second
+                    journal.continue_as(position.replid)
+                else:
+                    journal.reset(position)
                 self.tail.restart(position.offset)
                 self.generation += 1
             self._open_question, self._asked, self._torn = False, None, False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,4 +117,30 @@ def test_a_promoted_source_is_continued(
         spare.client().incr("counter")
         link.in_step(spare)
         assert target.control.get("counter") == b"3"
+        assert link.status.full_resyncs == 0
+
+
+def test_a_promoted_source_is_continued_by_a_link_that_lost_its_journal(
+    redis_server: StartServer, proxy: Callable[[Server], Proxy], tmp_path: Path
+) -> None:
+    """Another node takes over, or the disk was lost: the checkpoint alone has the old id, the source answers with its
+    new one.
+    """
+    source, spare, target = redis_server(), redis_server(), redis_server()
+    follow(spare, source)
+    near = proxy(source)
+    with Link(near, target, tmp_path) as link:
+        link.streaming()
+        source.client().incr("counter")
+        link.in_step(source)
+        wait_until(lambda: spare.offset >= source.offset, 10)
+    shutil.rmtree(link.config.state_dir / "journal")
+    source.kill()
+    spare.control.replicaof("NO", "ONE")
+    near.target = spare.address
+    with link.again() as link:
+        link.streaming()
+        spare.client().incr("counter")
+        link.in_step(spare)
+        assert target.control.get("counter") == b"2"
         assert link.status.full_resyncs == 0
