@@ -10,7 +10,14 @@ from typing import Any
 
 from setuptools import setup
 
-COMPILED = ["canal/framing.py", "canal/keyscan.py", "canal/rdb/plain.py", "canal/compaction.py", "canal/routing.py"]
+COMPILED = [
+    "canal/framing.py",
+    "canal/keyscan.py",
+    "canal/stretch.py",
+    "canal/rdb/plain.py",
+    "canal/compaction.py",
+    "canal/routing.py",
+]
 
 
 def extensions() -> list[Any]:

@@ -1,6 +1,6 @@
-"""The hot path: step over commands of a replication stream that pass through untouched.
+"""The hot path: step over commands of a replication stream that pass through untouched; and one command as arguments.
 
-One function, no objects per command. This file is the reference as plain Python; the same file is compiled by mypyc
+`scan` makes no objects per command. This file is the reference as plain Python; the same file is compiled by mypyc
 when the package is built with a C compiler at hand (about ninety times as fast), and nothing but speed may differ:
 ``tests/unit/test_resp.py`` runs on both. Bytes are looked at one by one because that is what compiles to machine code.
 """
@@ -19,6 +19,12 @@ SPECIAL: Final = 1
 """`scan` stopped before a command that has to be looked at."""
 LIMIT: Final = 2
 """`scan` stopped because it stepped over as many commands or bytes as asked."""
+
+ANY: Final = 0
+SET_AT: Final = -(1 << 24) - 1
+KEY_AT: Final = -(1 << 24) - 2
+"""What `scan` demands of a command besides its name, where it is no exact number of arguments: nothing; SET with a
+value, or with PXAT and a deadline after it; a key and a deadline (PEXPIREAT without conditions)."""
 
 MAX_ARGUMENTS: Final = 1 << 24
 MAX_BULK: Final = 1 << 30
@@ -42,14 +48,32 @@ def bad_size(buf: bytes, at: int) -> ProtocolError:
     return ProtocolError(f"expected a bulk string ($<length>, at most {MAX_BULK} bytes), got {buf[at : at + 32]!r}", at)
 
 
+def is_pxat(buf: bytes, at: i64, size: i64) -> bool:
+    """Does PXAT stand there, in any case of letters?"""
+    return (
+        size == 4
+        and buf[at] | 32 == 112
+        and buf[at + 1] | 32 == 120
+        and buf[at + 2] | 32 == 97
+        and buf[at + 3] | 32 == 116
+    )
+
+
 def scan(
-    buf: bytes, pos: int, end: int, stop: int, max_commands: int, max_bytes: int, plain: dict[bytes, int]
+    buf: bytes,
+    pos: int,
+    end: int,
+    stop: int,
+    max_commands: int,
+    max_bytes: int,
+    plain: dict[bytes, int],
+    watch: set[bytes] | None = None,
 ) -> tuple[int, int, int]:
     """Step over whole commands in ``buf[pos:end]`` whose names are in ``plain``.
 
-    ``plain`` maps a name, spelled exactly, to the argument count that it must have (the name counts), 0 for any, -n for
-    fewer than n.
-    A command that reaches beyond index ``stop`` is special (there stands something that must be looked at).
+    ``plain`` maps a name, spelled exactly, to the argument count that it must have (the name counts), -n for fewer than
+    n, or ANY, SET_AT, KEY_AT. A command whose first argument is in ``watch`` is special, and one that reaches beyond
+    index ``stop`` (there stands something that must be looked at).
     Returns (index after the last command stepped over, number of commands, why it stopped). Raises ProtocolError with
     the index where no command can stand.
     """
@@ -63,6 +87,8 @@ def scan(
     name: bytes = b""
     name_size: i64 = 0
     wanted: i64 = -1
+    key_at: i64 = 0
+    key_size: i64 = 0
     while count < most and here < bound:
         at: i64 = here
         if at >= last:
@@ -86,6 +112,8 @@ def scan(
             raise bad_count(buf, int(here))
         at += 2
         number: i64 = 0
+        option_at: i64 = 0
+        option_size: i64 = 0
         while number < argc:
             if at >= last:
                 return int(here), int(count), NEED_MORE
@@ -123,13 +151,27 @@ def scan(
                     name = buf[int(at) : int(at + size)]
                     name_size = size
                     wanted = plain.get(name, -1)
-                if (wanted > 0 and wanted != argc) or (wanted < 0 and argc >= -wanted):
+                if wanted == SET_AT:
+                    if argc != 3 and argc != 5:
+                        return int(here), int(count), SPECIAL
+                elif wanted == KEY_AT:
+                    if argc != 3:
+                        return int(here), int(count), SPECIAL
+                elif (wanted > 0 and wanted != argc) or (wanted < 0 and argc >= -wanted):
                     return int(here), int(count), SPECIAL
+            elif number == 1:
+                key_at, key_size = at, size
+            elif number == 3:
+                option_at, option_size = at, size
             at += size + 2
             number += 1
         if at > last:
             return int(here), int(count), NEED_MORE
         if at > far:
+            return int(here), int(count), SPECIAL
+        if wanted == SET_AT and argc == 5 and not is_pxat(buf, option_at, option_size):
+            return int(here), int(count), SPECIAL
+        if watch is not None and argc > 1 and buf[int(key_at) : int(key_at + key_size)] in watch:
             return int(here), int(count), SPECIAL
         if at > bound and here > first:
             return int(here), int(count), LIMIT
@@ -222,6 +264,69 @@ def join_sets(raw: bytes, most: int, runs: list[int] | None = None) -> tuple[byt
         return raw, int(count)
     out.append(raw[int(begin) :])
     return b"".join(out), int(count)
+
+
+def parse(buf: bytes, pos: int, end: int) -> tuple[list[bytes], int] | None:
+    """The command at ``pos`` as its arguments, and the index after it; None when it is not complete in the block.
+
+    Raises ProtocolError with the index where no command can stand.
+    """
+    last: i64 = min(end, len(buf))
+    at: i64 = pos
+    if at >= last:
+        return None
+    if buf[at] != 42:  # '*'
+        raise bad_count(buf, pos)
+    at += 1
+    argc: i64 = 0
+    limit: i64 = at + 9
+    while True:
+        if at >= last:
+            return None
+        byte: i64 = buf[at]
+        if byte < 48 or byte > 57:
+            break
+        argc = argc * 10 + (byte - 48)
+        at += 1
+        if at > limit:
+            raise bad_count(buf, pos)
+    if byte != 13 or argc == 0 or argc > MAX_ARGUMENTS:
+        raise bad_count(buf, pos)
+    at += 2
+    argv: list[bytes] = []
+    while argc > 0:
+        if at >= last:
+            return None
+        head: i64 = at
+        if buf[at] != 36:  # '$'
+            raise bad_size(buf, int(at))
+        at += 1
+        size: i64 = 0
+        limit = at + 10
+        while True:
+            if at >= last:
+                return None
+            byte = buf[at]
+            if byte < 48 or byte > 57:
+                break
+            size = size * 10 + (byte - 48)
+            at += 1
+            if at > limit:
+                raise bad_size(buf, int(head))
+        if byte != 13 or at == head + 1 or size > MAX_BULK:
+            raise bad_size(buf, int(head))
+        at += 2
+        if at + size + 2 > last:
+            return None
+        if buf[at + size] != 13 or buf[at + size + 1] != 10:
+            bad = int(at + size)
+            raise ProtocolError(
+                f"expected the end of a bulk string of {int(size)} bytes, got {buf[bad : bad + 2]!r}", bad
+            )
+        argv.append(buf[int(at) : int(at + size)])
+        at += size + 2
+        argc -= 1
+    return argv, int(at)
 
 
 def script_arguments(raw: bytes, most: int) -> tuple[bytes, int]:

@@ -5,7 +5,7 @@ CRLF, the bytes, CRLF; Redis protocol specification). Everything here works on o
 no I/O, no state. Lies in the headers raise `ProtocolError` whose ``offset`` is the index into the block (the caller
 adds the block's stream position), never anything else, and nothing is allocated by a length that a peer merely claims.
 
-The hot path, `canal.framing.scan`, is re-exported here.
+The hot path, `canal.framing.scan` and ``parse``, is re-exported here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from canal.errors import ProtocolError
-from canal.framing import LIMIT, MAX_ARGUMENTS, MAX_BULK, NEED_MORE, SPECIAL, compiled, scan
+from canal.framing import LIMIT, MAX_ARGUMENTS, MAX_BULK, NEED_MORE, SPECIAL, compiled, parse, scan
 
 __all__ = [
     "CRLF",
@@ -28,8 +28,6 @@ __all__ = [
     "parse",
     "scan",
 ]
-
-_MAX_HEADER: Final = 24
 
 CRLF: Final = b"\r\n"
 
@@ -60,38 +58,6 @@ def _size(buf: bytes, at: int, line: int) -> int:
     if buf[at] != 36:  # '$'
         raise ProtocolError(f"expected a bulk string ($<length>), got {buf[at : at + 32]!r}", at)
     return _number(buf, at + 1, line, at, "bulk length", MAX_BULK)
-
-
-def _short(buf: bytes, at: int, end: int) -> int:
-    """A header line that is not complete: wait for more, unless it is already longer than any header can be."""
-    if at < end and (buf[at] != 36 or end - at > _MAX_HEADER):
-        raise ProtocolError(f"expected a bulk string ($<length>), got {buf[at : at + 32]!r}", at)
-    return NEED_MORE
-
-
-def parse(buf: bytes, pos: int, end: int) -> tuple[list[bytes], int] | None:
-    """The command at ``pos`` as its arguments, and the index after it; None when it is not complete in the block."""
-    line = buf.find(CRLF, pos, end)
-    if line < 0:
-        if end - pos > _MAX_HEADER:
-            raise ProtocolError(f"expected a command (*<count>), got {buf[pos : pos + 32]!r}", pos)
-        return None
-    argc = _count(buf, pos, line)
-    at = line + 2
-    argv: list[bytes] = []
-    for _ in range(argc):
-        line = buf.find(CRLF, at, end)
-        if line < 0:
-            _short(buf, at, end)
-            return None
-        size = _size(buf, at, line)
-        at = line + 4 + size
-        if at > end:
-            return None
-        if buf[at - 2 : at] != CRLF:
-            raise ProtocolError(f"expected the end of a bulk string of {size} bytes, got {buf[at - 2 : at]!r}", at - 2)
-        argv.append(buf[line + 2 : at - 2])
-    return argv, at
 
 
 def need(buf: bytes, pos: int, end: int) -> int:

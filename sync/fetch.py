@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any, Final
 
 import hiredis
@@ -9,56 +10,75 @@ import hiredis
 from canal.endpoint import Endpoint
 from canal.errors import Unready
 from sync.refetch import Fetched, Place
-from sync.target.connection import connect
+from sync.target.connection import Connection, connect
 from sync.target.errors import classify
 from sync.target.fence import parse_info
 
-_AT_ONCE: Final = 100
+_FIRST: Final = 10
+_AT_ONCE: Final = 200
+_PART_BYTES: Final = 4 << 20
+ROUND_BYTES: Final = 16 << 20
+"""`fetch` stops when it has so much, so that large values do not fill the memory; the rest is fetched the next time."""
 
 
 async def fetch(source: Endpoint, places: list[Place], replid: str) -> list[Fetched]:
-    """The state of each key and the source's offset then. Raises Unreachable and the like; Unready when the source is
-    no longer the one whose stream (``replid``) is followed, since its offsets would mean something else.
+    """The state of keys and the source's offset then: of all ``places``, or of the first of them when they are large.
+
+    Raises Unreachable and the like; Unready when the source is no longer the one whose stream (``replid``) is followed,
+    since its offsets would mean something else. Keys of a cluster's slot that is on its way to another node are left
+    out: they are asked for again later.
     """
     conn = await connect(source, who="source")
     try:
         out: list[Fetched] = []
-        for begin in range(0, len(places), _AT_ONCE):
-            part = places[begin : begin + _AT_ONCE]
-            commands: list[list[bytes]] = []
-            for db, key in part:
-                commands += [
-                    [b"MULTI"],
-                    [b"SELECT", b"%d" % db],
-                    [b"DUMP", key],
-                    [b"PTTL", key],
-                    [b"TIME"],
-                    [b"INFO", b"replication"],
-                    [b"EXEC"],
-                ]
-            replies = await conn.calls(commands, timeout=60.0)
-            for i, place in enumerate(part):
-                if _elsewhere(replies[7 * i + 2]):
-                    continue  # of a slot that is on its way to another node of a cluster: asked for again later
-                out.append(_state(place, replies[7 * i + 6], replid))
+        size, most = 0, _FIRST
+        cluster = source.group is not None and source.group.kind != "sentinel"  # there a transaction is about one slot
+        for db, group in groupby(sorted(places, key=lambda place: place[0]), key=lambda place: place[0]):
+            wanted = [key for _, key in group]
+            while wanted and size < ROUND_BYTES:
+                part, wanted = wanted[:most], wanted[most:]
+                found = await _read(conn, db, [[key] for key in part] if cluster else [part], replid)
+                size += sum(len(one.payload or b"") for one in found)
+                out += found
+                most = max(1, min(_AT_ONCE, _PART_BYTES * len(out) // max(1, size)))
         return out
     finally:
         conn.close()
+
+
+async def _read(conn: Connection, db: int, parts: list[list[bytes]], replid: str) -> list[Fetched]:
+    """Keys of one database; those of a part are all at the same offset."""
+    commands: list[list[bytes]] = []
+    for keys in parts:
+        commands += [[b"MULTI"], [b"SELECT", b"%d" % db]]
+        for key in keys:
+            commands += [[b"DUMP", key], [b"PTTL", key]]
+        commands += [[b"TIME"], [b"INFO", b"replication"], [b"EXEC"]]
+    replies = await conn.calls(commands, timeout=60.0)
+    out: list[Fetched] = []
+    at = 0
+    for keys in parts:
+        own = replies[at : at + 2 * len(keys) + 5]
+        at += len(own)
+        if not any(_elsewhere(reply) for reply in own[2:-3]):
+            out += _states(db, keys, own[-1], replid)
+    return out
 
 
 def _elsewhere(queued: Any) -> bool:
     return isinstance(queued, hiredis.ReplyError) and str(queued).startswith(("MOVED ", "ASK ", "TRYAGAIN"))
 
 
-def _state(place: Place, reply: Any, replid: str) -> Fetched:
-    if isinstance(reply, hiredis.ReplyError):
-        raise classify(str(reply), "fetching a key", who="source")
-    for one in reply:
+def _states(db: int, keys: list[bytes], reply: Any, replid: str) -> list[Fetched]:
+    for one in [reply] if isinstance(reply, hiredis.ReplyError) else reply:
         if isinstance(one, hiredis.ReplyError):
-            raise classify(str(one), "fetching a key", who="source")
-    _, payload, left, (seconds, micros), raw = reply
+            raise classify(str(one), "fetching keys", who="source")
+    _, *states, (seconds, micros), raw = reply
     info = parse_info(raw)
     if info.get("master_replid") != replid:
         raise Unready(f"source: follows replication id {info.get('master_replid')}, expected {replid}")
-    deadline = int(seconds) * 1000 + int(micros) // 1000 + left if left > 0 else 0
-    return Fetched(place, int(info["master_repl_offset"]), payload, deadline)
+    offset, now = int(info["master_repl_offset"]), int(seconds) * 1000 + int(micros) // 1000
+    return [
+        Fetched((db, key), offset, payload, now + left if left > 0 else 0)
+        for key, payload, left in zip(keys, states[::2], states[1::2], strict=True)
+    ]

@@ -26,6 +26,7 @@ class LinkState:
     epoch: int = 0
     worked: bool = False
     full_resyncs: int = 0
+    ttl_seen: bool = False  # keys with a TTL were met, at the source, the target or in the stream
 
     @classmethod
     def load(cls, directory: Path) -> LinkState:
@@ -43,7 +44,13 @@ class LinkState:
         if version > FORMAT:
             raise StateError(f"{path} has format {version}, this redis-canal knows up to {FORMAT}: upgrade it")
         try:
-            return cls(str(found["uid"]), int(found["epoch"]), bool(found["worked"]), int(found.get("full_resyncs", 0)))
+            return cls(
+                str(found["uid"]),
+                int(found["epoch"]),
+                bool(found["worked"]),
+                int(found.get("full_resyncs", 0)),
+                bool(found.get("ttl_seen", False)),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"{path}: field missing or wrong: {error}") from None
 

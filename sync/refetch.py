@@ -17,15 +17,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from canal.commands import read_keys, written_in
+from canal.commands import ONE_KEY, read_keys, written_in
 from canal.resp import encode
 from sync.rewrite import Payloads
+from sync.sieve import Sieve
 from sync.tag import INDEX, RESERVED
 from sync.unit import Adjust, Adjusted, Dropped, Impossible, Piece, Rules, Unit
 
 Place = tuple[int, bytes]
 """(database, key) as the stream names it."""
 
+_MEMBERS: Final = 1000  # in one command
+_ONE_KEY: Final = ONE_KEY - {b"MOVE", b"move"}
 PASSED_OVER: Final = "refetched"
 """The reason under which commands are counted whose key is fetched instead."""
 
@@ -72,11 +75,11 @@ class Refetch:
         self.name = name
         self.keys = keys
         self.fetched: dict[Place, Fetched] = {}
-        self.see_all = False  # somebody else needs every command looked at, too
         self._payloads = payloads
         self.at_target = at_target
-        self._rules: Rules | None = None
-        self._plain: dict[bytes, int] = {}
+        self.identity = at_target is same_place
+        self.sieve: Sieve | None = None
+        self._databases = {db for db, _ in keys}
 
     def __bool__(self) -> bool:
         return bool(self.keys)
@@ -92,10 +95,11 @@ class Refetch:
         return out
 
     def govern(self, rules: Rules) -> None:
-        """Put this rule before those of ``rules``; while there are keys every command is looked at."""
+        """Put this rule before those of ``rules``; commands that may concern the keys are looked at."""
         inner = rules.adjust
-        self._rules, self._plain = rules, rules.plain
-        self.toggle()
+        self.sieve = Sieve(rules)
+        self.sieve.owned(self._names)
+        self.sieve.add([key for _, key in self.keys])
 
         def adjust(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
             if not self.keys:
@@ -103,11 +107,18 @@ class Refetch:
             return self._adjust(inner, db, argv, received_ms, end)
 
         rules.adjust = adjust
+        rules.over = self._over
 
-    def toggle(self) -> None:
-        """Have every command looked at while it is needed."""
-        if self._rules is not None:
-            self._rules.plain = {} if self.keys or self.see_all else self._plain
+    def _over(self, db: int, argv: list[bytes]) -> str:
+        """The short way for commands of one key that has not been fetched yet: there may be very many."""
+        if not self.keys or len(argv) < 2 or argv[0] not in _ONE_KEY:
+            return ""
+        place = (db, argv[1])
+        return PASSED_OVER if place in self.keys and place not in self.fetched else ""
+
+    def _names(self, name: bytes) -> bool:
+        """Is a key of this name waiting, in any database?"""
+        return any((db, name) in self.keys for db in self._databases)
 
     def _adjust(self, inner: Adjust, db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
         written = written_in(db, argv)
@@ -133,9 +144,12 @@ class Refetch:
         if not places:
             return []
         self.keys.update(places)
-        self.toggle()
+        self._databases.update(db for db, _ in places)
+        if self.sieve is not None:
+            self.sieve.add([key for _, key in places])
         members = [to_member(place) for place in places]
-        return [(0, [b"SADD", INDEX, self.name]), (0, [b"SADD", self.name, *members])]
+        parts = [members[begin : begin + _MEMBERS] for begin in range(0, len(members), _MEMBERS)]
+        return [(0, [b"SADD", INDEX, self.name]), *((0, [b"SADD", self.name, *part]) for part in parts)]
 
     def drop(self, places: list[Place]) -> list[tuple[int, list[bytes]]]:
         """These are somebody else's by now: neither passed over nor fetched any more."""
@@ -144,7 +158,8 @@ class Refetch:
         self.keys.difference_update(places)
         for place in places:
             self.fetched.pop(place, None)
-        self.toggle()
+            if self.sieve is not None:
+                self.sieve.release(place[1])
         return [(0, [b"SREM", self.name, *(to_member(place) for place in places)])]
 
     def due(self, position: int) -> list[tuple[int, list[bytes]]]:
@@ -157,7 +172,8 @@ class Refetch:
     def _landing(self, fetched: Fetched) -> list[tuple[int, list[bytes]]]:
         """Restore one key and take it from the set."""
         self.keys.discard(fetched.place)
-        self.toggle()
+        if self.sieve is not None:
+            self.sieve.release(fetched.place[1])
         del self.fetched[fetched.place]
         done = (0, [b"SREM", self.name, to_member(fetched.place)])
         place = self.at_target(fetched.place)

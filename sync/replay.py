@@ -12,7 +12,7 @@ from canal.backoff import Backoff
 from canal.capture import Capture
 from canal.commands import ServerKind
 from canal.endpoint import Endpoint
-from canal.errors import AuthError, CanalError, PeerError, ProtocolError, RdbError, Unreachable, Unready
+from canal.errors import AuthError, CanalError, PeerError, ProtocolError, RdbError, StateError, Unreachable, Unready
 from canal.journal.chunk import JournalDamaged, SpoolAborted
 from canal.position import Position
 from sync.adjust import make_rules
@@ -35,7 +35,7 @@ from sync.preflight import (
     refuse_strangers,
     source_info,
 )
-from sync.refetch import Place, Refetch, from_member, refetch_key, unit_of
+from sync.refetch import Place, Refetch, from_member, refetch_key, same_place, unit_of
 from sync.render import Form
 from sync.restore import target_of
 from sync.rewrite import Payloads
@@ -54,6 +54,7 @@ from sync.target.standalone import GUARD, BatchRefused
 from sync.throttle import Throttle
 from sync.transform import Transform
 from sync.troubles import Troubles
+from sync.ttl import TtlMemory
 from sync.unit import Dropped
 from sync.verify.sampler import Sampler
 from sync.watch import SourceWatch
@@ -102,9 +103,18 @@ class Replay:
         group = config.source.group
         shard = group is not None and group.kind == "shard"
         self.slots = SlotKeeper(config, status, self._transform, wake.set) if shard else None
+        self._ttl_memory = TtlMemory(seen=state.ttl_seen, note=self._note_ttl)
         self._learned = False  # the deadlines at the source are known
         self._converge = Converge(config, status) if config.two_way else None
         self._key = checkpoint_key(config.task, config.shard)
+
+    def _note_ttl(self) -> None:
+        """Keys with a TTL were met for the first time: a late link of this directory looks at keys from now on."""
+        self._state.ttl_seen = True
+        try:
+            self._state.save(self._config.state_dir)
+        except StateError as error:
+            log.warning("%s", error)
 
     def pause(self, paused: bool) -> None:
         """Stop replay, or go on; capture is not concerned."""
@@ -395,6 +405,7 @@ class Replay:
             await open_writer(session.writer)
         session.paused = self._paused
         session.databases = count
+        session.ttl_memory = self._ttl_memory
         session.throttle = self.throttle
         session.sampler, session.heartbeat = self.sampler, self.heartbeat
         session.converge = self._converge
@@ -441,7 +452,8 @@ class Replay:
         """Take up the keys that wait to be fetched, those of a fork too, whose checkpoint goes back with them."""
         name = refetch_key(self._config.task, self._config.shard)
         keys = {from_member(member) for member in self._members}
-        refetch = session.refetch = Refetch(name, keys, Payloads(target_of(target)), self._at_target)
+        at_target = same_place if self._transform.identity else self._at_target
+        refetch = session.refetch = Refetch(name, keys, Payloads(target_of(target)), at_target)
         if fork is None:
             return
         if fork.position.offset < session.committed and fork.position.replid == session.last_replid:

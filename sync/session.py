@@ -23,6 +23,7 @@ from sync.expiry import Deadlines
 from sync.fetch import fetch
 from sync.heartbeat import Heartbeat
 from sync.letters import Requests
+from sync.lookahead import Lookahead
 from sync.order import Order
 from sync.pacing import Pacing
 from sync.refetch import Fetched, Refetch, unit_of
@@ -37,7 +38,7 @@ from sync.target.fence import Fence
 from sync.target.standalone import BatchRefused, Writer
 from sync.throttle import Throttle
 from sync.troubles import Troubles
-from sync.ttl import TtlGuard
+from sync.ttl import TtlGuard, TtlMemory
 from sync.unit import DeadLetter, Rules, UnitReader
 from sync.verify.sampler import Sampler
 from sync.watch import SourceWatch
@@ -117,15 +118,17 @@ class Session:
         self.requests = Requests(config.state_dir)
         self.refetch: Refetch | None = None
         self.guard: TtlGuard | None = None
-        self._holds_seen = 0  # of the guard, in the status already
         self.sampler: Sampler | None = None
         self.heartbeat: Heartbeat | None = None
+        self.ttl_memory: TtlMemory | None = None  # what guards of earlier sessions left to do
+        self._ahead: Lookahead | None = None
         self.deadlines: Deadlines | None = None  # two ways: those of the snapshot are learned
         self.converge: Converge | None = None  # two ways
         self.order: Order | None = None  # in a mesh
         self._units: UnitReader | None = None
         self._fetching: asyncio.Task[list[Fetched]] | None = None
         self._fetch_not_before = 0.0
+        self._settle_not_before = 0.0
         self.slots: SlotKeeper | None = None  # of a shard of a source cluster
 
     def replid_at(self, offset: int) -> str:
@@ -149,8 +152,10 @@ class Session:
             if isinstance(self.writer, ClusterWriter):
                 crossslot.govern(rules, self.refetch, self._cross_slot)
             self.refetch.govern(rules)
-            self.guard = TtlGuard(self.config.source, self.config.target, self.refetch)
+            config = self.config
+            self.guard = TtlGuard(config.source, config.target, self.refetch, self.ttl_memory, two_way=config.two_way)
             self.guard.govern(rules)
+            self._ahead = Lookahead(self.guard, units, wake.set)
         if self.heartbeat is not None:
             self.heartbeat.govern(rules)
         if self.slots is not None:
@@ -160,6 +165,8 @@ class Session:
             await self._pump(reader, units, batcher, rules, single, stopping)
         finally:
             reader.close()
+            if self._ahead is not None:
+                self._ahead.close()
             if self.order is not None:
                 self.status.causal_waits += self.order.waits
                 await self.order.close()
@@ -180,8 +187,7 @@ class Session:
         capture, writer, wake = self.capture, self.writer, self.wake
         throttle = self.throttle
         halt: CanalError | None = None
-        waiting: list[Chunk] = []  # for a look at the keys that they build on; see sync.ttl
-        waiting_bytes = 0
+        ahead = self._ahead
         while True:
             self._check()
             if self.converge is not None:
@@ -210,27 +216,28 @@ class Session:
                 self._refetch(self.refetch, units, batcher)
             # while keys are being fetched nothing is read: what comes after their offset must not be passed over
             reads = halt is None and self._fetching is None and not self.paused
-            if reads and batcher.behind < 4 and waiting_bytes < self.config.batch_bytes:
+            if reads and batcher.behind < 4 and not (ahead is not None and ahead.full):
                 chunk = reader.read_nowait()
                 if chunk is not None:
-                    if waiting or (self.guard is not None and self.guard.late(chunk.received_ms)):
-                        waiting.append(chunk)
-                        waiting_bytes += len(chunk.data)
-                        if waiting_bytes < self.config.batch_bytes:
-                            continue
-                    else:
+                    if ahead is None or not ahead.takes(chunk):
                         halt = halt or self._feed(units, batcher, chunk)
-                        continue
-            if batcher.empty and writer.idle:
-                if halt is not None:
-                    raise halt
-                if waiting:
-                    halt = await self._look_and_feed(units, batcher, waiting)
-                    waiting, waiting_bytes = [], 0
                     continue
+            idle = batcher.empty and writer.idle
+            # a stretch of a late link: its keys are looked at while the one before it is on its way
+            if ahead is not None and halt is None and batcher.behind < 4 and (chunks := ahead.ready(idle)):
+                if ahead.before:
+                    batcher.add(unit_of(ahead.before, units.position, units.db, chunks[0].received_ms))
+                for chunk in chunks:
+                    halt = halt or self._feed(units, batcher, chunk)
+                continue
+            if idle and halt is not None:
+                raise halt
+            if idle and (ahead is None or not ahead.waiting):
                 if self.guard is not None and self._put_right(self.guard, units, batcher):
                     continue
                 if self.refetch is not None and self._asked_for(self.refetch, units, batcher):
+                    continue
+                if self.guard is not None and await self._settle(self.guard, units, batcher):
                     continue
                 if self.slots is not None and self.refetch is not None:
                     commands = self.slots.due(self.refetch, self)
@@ -268,18 +275,6 @@ class Session:
         self._counters(units)
         return halt
 
-    async def _look_and_feed(self, units: UnitReader, batcher: Batcher, chunks: list[Chunk]) -> CanalError | None:
-        """A late link looks at the keys first, while nothing is on its way that could change them."""
-        assert self.guard is not None
-        await self.guard.poll()
-        if self.guard.late(chunks[0].received_ms):
-            await self.guard.look(units.peek(b"".join(chunk.data for chunk in chunks)))
-        for chunk in chunks:
-            halt = self._feed(units, batcher, chunk)
-            if halt is not None:
-                return halt
-        return None
-
     def _put_right(self, guard: TtlGuard, units: UnitReader, batcher: Batcher) -> bool:
         """All is applied: the deadlines that were held off get their true values."""
         if not guard.holding:
@@ -289,6 +284,17 @@ class Session:
             unit = unit_of(commands, units.position, units.db, self.capture.status.received_ms)
             unit.noscript = True
             batcher.add(unit)
+        return bool(commands)
+
+    async def _settle(self, guard: TtlGuard, units: UnitReader, batcher: Batcher) -> bool:
+        """All is applied: keys that may have expired before they were built on are fetched."""
+        now = time.monotonic()
+        if not guard.memory.suspects or now < self._settle_not_before:
+            return False
+        self._settle_not_before = now + 2.0
+        commands = await guard.settle()
+        if commands:
+            batcher.add(unit_of(commands, units.position, units.db, self.capture.status.received_ms))
         return bool(commands)
 
     def _asked_for(self, refetch: Refetch, units: UnitReader, batcher: Batcher) -> bool:
@@ -385,9 +391,9 @@ class Session:
             status.filtered(reason, count)
         counters.received = counters.loops_dropped = 0
         counters.filtered.clear()
-        if self.guard is not None and self.guard.held_off != self._holds_seen:
-            status.ttl_holds += self.guard.held_off - self._holds_seen
-            self._holds_seen = self.guard.held_off
+        if self.guard is not None and self.guard.memory.held_off:
+            status.ttl_holds += self.guard.memory.held_off
+            self.guard.memory.held_off = 0
         status.refetch_keys = 0 if self.refetch is None else len(self.refetch.keys)
 
     # --- commits and failures ---
@@ -469,6 +475,7 @@ class Session:
             self.pacing.committed(batch.count, batch.size, not self.writer.idle, monotonic)
         if self.guard is not None:
             self.guard.latency_s = latency_s
+            self.guard.committed(batch.end)
         if self.throttle.on:
             self.throttle.committed(latency_s)
         self.watch.note_boundary(batch.end, batch.db)

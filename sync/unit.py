@@ -122,6 +122,9 @@ class Rules:
     noscript: frozenset[bytes] = frozenset()
     flush: str = "replay"  # replay | drop | stop
     databases: int = _FAR  # how many the target has: SELECT of others fails there, and its commands would go elsewhere
+    look_at: set[bytes] | None = None  # keys whose commands are looked at though they are plain
+    passing: Callable[[int, bytes], bytes] | None = None  # (db, plain commands) → what is sent for them
+    over: Callable[[int, list[bytes]], str] | None = None  # why a command is passed over; "": it is not
     observe: Callable[[int, list[bytes], int], None] | None = None  # told of what is dropped as an echo, too
     watch: Watch | None = None
     max_commands: int = 1000
@@ -210,10 +213,14 @@ class UnitReader:
             raise ProtocolError(f"the source's stream: {str(error).rsplit(' (at', 1)[0]}", at) from None
         return self._out
 
+    def ahead(self, data: bytes) -> tuple[bytes, int]:
+        """What `feed` with these bytes would go through, from a command's beginning on, and the database selected."""
+        buf = b"".join((*self._parts, data)) if self._have else data
+        return buf, self.db if self._tx is None else self._tx.db
+
     def peek(self, data: bytes) -> Iterator[tuple[int, list[bytes]]]:
         """(database, command) of what `feed` with these bytes would meet, without taking it."""
-        buf = b"".join((*self._parts, data)) if self._have else data
-        db = self.db if self._tx is None else self._tx.db
+        buf, db = self.ahead(data)
         at = 0
         while (parsed := parse(buf, at, len(buf))) is not None:
             argv, at = parsed
@@ -230,7 +237,9 @@ class UnitReader:
         if stop < 0:
             stop = _FAR
         while True:
-            after, count, why = scan(buf, pos, end, stop, rules.max_commands, rules.max_bytes, rules.plain)
+            after, count, why = scan(
+                buf, pos, end, stop, rules.max_commands, rules.max_bytes, rules.plain, rules.look_at
+            )
             if count:
                 self._run(buf[pos:after] if pos or after < end else buf, count, base + after)
                 pos = after
@@ -252,15 +261,18 @@ class UnitReader:
     def _run(self, raw: bytes, count: int, end: int) -> None:
         self.counters.received += count
         tx = self._tx
-        piece = Piece(self.db if tx is None else tx.db, raw, count)
+        db = self.db if tx is None else tx.db
         watch = self.rules.watch
         seen = needs = ""
         if watch is not None:
             seen, needs = watch.seen, watch.needs
             if tx is not None and tx.tag is not None:
-                tx.sources.append((tx.db, raw))
+                tx.sources.append((db, raw))
             else:
-                watch.local(piece.db, raw, end)
+                watch.local(db, raw, end)
+        if self.rules.passing is not None:
+            raw = self.rules.passing(db, raw)
+        piece = Piece(db, raw, count)
         if piece.db >= self.rules.databases:
             self._beyond(piece, end)
         elif tx is not None:
@@ -335,6 +347,13 @@ class UnitReader:
                 self.rules.observe(tx.db, argv, self._received_ms)
             return
         db = self.db if tx is None else tx.db
+        if self.rules.over is not None and (reason := self.rules.over(db, argv)):
+            self.counters.filter(reason)
+            if tx is None:
+                self.position = end
+            else:
+                tx.count += 1
+            return
         adjusted: Adjusted | None = self._flush(name, base + pos) if name in FLUSH_NAMES else None
         if adjusted is None:
             adjusted = self.rules.adjust(db, argv, self._received_ms, end)

@@ -156,6 +156,15 @@ class SegmentWriter:
         os.fdatasync(self._log)
         os.fdatasync(self._idx)
 
+    def handles(self) -> list[int]:
+        """Copies of the descriptors, in the order in which they have to be brought to the disk."""
+        log = os.dup(self._log)
+        try:
+            return [log, os.dup(self._idx)]
+        except OSError:
+            os.close(log)
+            raise
+
     def close(self) -> None:
         """Close both files; a disk that only now reports an error would be met again by the next reader."""
         for fd in (self._log, self._idx):

@@ -9,13 +9,23 @@ record; a new replid into the state before the first segment under it; files go 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from canal.journal.disk import sync_directory
 from canal.journal.index import RECORD_SIZE
 from canal.journal.segment import REJECTED, Segment, SegmentWriter
 from canal.journal.state import JournalState
 from canal.position import Position
+
+
+def _nothing() -> None:
+    return
+
+
+Closing = Literal["sync", "later", "never"]
 
 
 class SegmentStore:
@@ -27,7 +37,12 @@ class SegmentStore:
         self._roll_bytes = roll_bytes
         self._state = state
         self._file: SegmentWriter | None = None
+        self.settle: Callable[[], None] = _nothing
+        """Waits until what `handles` gave is on the disk: no more than two segments may be half written after a power
+        loss, since recovery checks so many."""
         self._closed_bytes = 0
+        self._handed = False  # `handles` gave files of closed segments
+        self._closed: list[int] = []  # descriptors of files that are closed and not on the disk yet
         self._count()
 
     @property
@@ -45,16 +60,18 @@ class SegmentStore:
 
     # -- appending -----------------------------------------------------------------------------------------------
 
-    def append(self, data: bytes, received_ms: int, sync_closed: bool) -> None:
-        """Append one chunk; ``sync_closed``: a segment that is full is brought to the disk before it is closed."""
-        self._open(sync_closed).append(data, received_ms)
+    def append(self, data: bytes, received_ms: int, closing: Closing) -> None:
+        """Append one chunk; ``closing``: whether a segment that is full is brought to the disk before it is closed, or
+        left for `handles`, or never.
+        """
+        self._open(closing).append(data, received_ms)
 
     def mark(self, boundary: int, db: int) -> None:
         """Note a command boundary."""
         if self.segments:
-            self._open(False).mark(boundary, db)
+            self._open("never").mark(boundary, db)
 
-    def _open(self, sync_closed: bool) -> SegmentWriter:
+    def _open(self, closing: Closing) -> SegmentWriter:
         """The segment to append to; a new one when the last has its size."""
         last = self.segments[-1]
         if self._file is None:
@@ -62,12 +79,18 @@ class SegmentStore:
         index_bytes = last.records * RECORD_SIZE
         if last.end - last.first < self._roll_bytes and index_bytes < max(64 << 10, self._roll_bytes // 4):
             return self._file
-        return self._roll(last.end, self._state.history.at(last.end) or last.replid, sync_closed)
+        return self._roll(last.end, self._state.history.at(last.end) or last.replid, closing)
 
-    def _roll(self, offset: int, replid: str, sync_closed: bool) -> SegmentWriter:
+    def _roll(self, offset: int, replid: str, closing: Closing = "sync") -> SegmentWriter:
         """Begin a segment at ``offset``."""
-        if sync_closed:
+        if closing == "sync":
             self.sync()
+        elif closing == "later" and self._file is not None:
+            if self._handed:
+                self.settle()
+            self._handed = False
+            self._sync_closed()
+            self._closed += self._file.handles()
         segment = Segment(self.directory, offset, replid)
         file = SegmentWriter.create(segment, self._state.journal_id)
         self._close_file()
@@ -77,16 +100,33 @@ class SegmentStore:
             kept = kept[:-1]
         self.segments = [*kept, segment]
         self._count()
-        if sync_closed:
+        if closing == "sync":
             sync_directory(self.directory)
+        elif closing == "later":
+            self._closed.append(os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY))
         return file
+
+    def handles(self) -> list[int]:
+        """Descriptors of all that is not on the disk yet, in the order to bring it there; the caller closes them."""
+        current = [] if self._file is None else self._file.handles()
+        self._handed = self._handed or bool(self._closed)
+        fds, self._closed = [*self._closed, *current], []
+        return fds
 
     def sync(self) -> None:
         """Make all that was appended survive a power loss."""
+        self._sync_closed()
         if self._file is None and self.segments:
             self._file = SegmentWriter.reopen(self.segments[-1])
         if self._file is not None:
             self._file.sync()
+
+    def _sync_closed(self) -> None:
+        while self._closed:
+            try:
+                os.fsync(self._closed[0])
+            finally:
+                os.close(self._closed.pop(0))
 
     def give_back(self) -> None:
         """After an error: cut off what is not whole."""
@@ -99,6 +139,8 @@ class SegmentStore:
     def close(self) -> None:
         """Close the files."""
         self._close_file()
+        while self._closed:
+            os.close(self._closed.pop())
 
     def _close_file(self) -> None:
         file, self._file = self._file, None
@@ -112,7 +154,7 @@ class SegmentStore:
         start = self.segments[0].first if self.segments else offset
         self._state.history = self._state.history.continued(replid, offset).pruned(start)
         self._state.save(self.directory)
-        self._roll(offset, replid, True)
+        self._roll(offset, replid)
 
     def reset(self, position: Position) -> None:
         """Delete everything and begin at ``position``."""
@@ -125,7 +167,7 @@ class SegmentStore:
             path.unlink(missing_ok=True)
         self._state.replace(JournalState.fresh(position))
         self._state.save(self.directory)
-        self._roll(position.offset, position.replid, True)
+        self._roll(position.offset, position.replid)
 
     def truncate(self, offset: int) -> None:
         """Forget everything from ``offset`` on."""
@@ -137,7 +179,7 @@ class SegmentStore:
             self._close_file()
             while self.segments:
                 self._drop_newest()
-            self._roll(offset, self._state.history.at(offset) or "0" * 40, True)
+            self._roll(offset, self._state.history.at(offset) or "0" * 40)
         self._count()
         self._state.save(self.directory)
 

@@ -17,7 +17,8 @@ from typing import Final, Literal
 from canal.journal.chunk import Chunk
 from canal.journal.disk import free_bytes, is_no_room, reason_of
 from canal.journal.retention import Limits, disposable, disposable_for_room
-from canal.journal.store import SegmentStore
+from canal.journal.store import Closing, SegmentStore
+from canal.journal.syncer import Syncer
 from canal.journal.work import GROUP_BYTES, Continue, Flush, Group, Mark, Reset, Truncate, WorkList
 
 Fsync = Literal["always", "everysec", "no"]
@@ -39,7 +40,17 @@ class Wake:
     """Look again: something was released."""
 
 
-Item = Chunk | Mark | Continue | Truncate | Reset | Flush | Stop | Wake
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """A round of `Syncer` is over."""
+
+    seconds: float
+    error: OSError | None
+
+
+_CLOSING: Final[dict[str, Closing]] = {"always": "sync", "everysec": "later", "no": "never"}
+
+Item = Chunk | Mark | Continue | Truncate | Reset | Flush | Stop | Wake | Synced
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,9 @@ class Writer:
         self._hooks = hooks
         self._queue: SimpleQueue[Item] = SimpleQueue()
         self._work = WorkList()
+        self._syncer = Syncer(lambda seconds, error: self.put(Synced(seconds, error)))
+        store.settle = self._syncer.wait
+        self._sync_error: OSError | None = None
         self._dirty = False
         self._synced_at = time.monotonic()
         self._until_room_check = 0
@@ -118,12 +132,16 @@ class Writer:
         if self.full_reason is not None:
             return _RETRY_S
         if self._dirty and self.fsync == "everysec":
-            return max(0.0, self._synced_at + _SYNC_EVERY_S - time.monotonic())
+            due = self._synced_at + _SYNC_EVERY_S - time.monotonic()
+            return None if due <= 0 and self._syncer.busy else max(0.0, due)  # its end wakes us
         return None
 
     def _take(self, item: Item) -> None:
         if isinstance(item, Stop):
             self._stopping = True
+        elif isinstance(item, Synced):
+            self._sync_error = self._sync_error or item.error
+            self._count_sync(item.seconds)
         elif not isinstance(item, Wake):
             self._work.add(item)
 
@@ -133,8 +151,11 @@ class Writer:
         try:
             self.store.drop_oldest(disposable(self.store.segments, self.applied, int(time.time() * 1000), self.limits))
             blocked = self._do_work()
+            if self._sync_error is not None:
+                error, self._sync_error, self._dirty = self._sync_error, None, True
+                raise error
             if self._dirty and self._sync_due():
-                self._sync()
+                self._sync_beside()
             if not blocked and self.full_reason is not None:
                 self.full_reason = None
                 self._hooks.room()
@@ -153,7 +174,7 @@ class Writer:
                 if not self._has_room(work.end - work.offset):
                     blocked = True
                     break
-                self.store.append(work.data(), work.received_ms, sync_closed=self.fsync != "no")
+                self.store.append(work.data(), work.received_ms, _CLOSING[self.fsync])
                 self._dirty = True
                 if self.fsync != "always":
                     self.published = (self.published[0], work.end)
@@ -187,13 +208,26 @@ class Writer:
         return self.full_reason is not None or time.monotonic() - self._synced_at >= _SYNC_EVERY_S
 
     def _sync(self) -> None:
+        """Bring everything to the disk before anything else is done."""
+        self._syncer.wait()
         started = time.monotonic()
         self.store.sync()
         self._synced_at = time.monotonic()
-        took = self._synced_at - started
-        self.syncs = SyncFigures(self.syncs.count + 1, self.syncs.seconds + took, max(self.syncs.longest, took))
+        self._count_sync(self._synced_at - started)
         self._dirty = False
         self.published = (self.published[0], self.store.end)
+
+    def _sync_beside(self) -> None:
+        """Have everything brought to the disk while writing goes on; a disk that refuses is asked and waited for."""
+        if self.full_reason is not None:
+            self._sync()
+        elif not self._syncer.busy:
+            self._syncer.begin(self.store.handles())
+            self._synced_at = time.monotonic()
+            self._dirty = False
+
+    def _count_sync(self, took: float) -> None:
+        self.syncs = SyncFigures(self.syncs.count + 1, self.syncs.seconds + took, max(self.syncs.longest, took))
 
     def _has_room(self, size: int) -> bool:
         """Whether ``size`` bytes may be written: within ``max_bytes``, and leaving the reserve free."""
@@ -241,6 +275,7 @@ class Writer:
 
     def _finish(self) -> None:
         """Leave the files as durable as the policy promises."""
+        self._syncer.stop()
         try:
             if self._dirty and self.fsync != "no":
                 self._sync()

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from canal.commands import COMMANDS, CommandInfo, Flag, ServerKind, lookup
+from canal.framing import ANY, SET_AT
 from sync.rewrite.payloads import Payloads
 from sync.rewrite.rules import REASONS, Command, Commands, Context, Payload, Restore, Result
 from sync.rewrite.table import only_limit, rules_for
@@ -32,7 +33,6 @@ __all__ = [
     "plain_for",
 ]
 
-ANY: Final = 0  # in `Rewriter.plain`: any number of arguments
 SHORT_XADD: Final = -10  # fewer than ten: a LIMIT, with what has to stand beside it, makes ten
 
 
@@ -73,8 +73,8 @@ class Rewriter:
         return self.context.lacks(name.decode("ascii", "replace"))
 
     def plain(self) -> dict[bytes, int]:
-        """Names, in upper and lower case, that pass unchanged whatever their arguments are, with ANY; and names that do
-        with exactly so many arguments (the name counts): SET with 3; or, negative, with fewer: XADD.
+        """Names, in upper and lower case, that pass unchanged, with what `canal.framing.scan` demands of them besides:
+        ANY, exactly so many arguments (the name counts), fewer than so many (negative: XADD), or SET_AT.
         """
         found = {
             spelling: ANY
@@ -82,7 +82,7 @@ class Rewriter:
             if info.name not in self._rules and self._passes(info)
             for spelling in (info.name, info.name.lower())
         }
-        found[b"SET"] = found[b"set"] = 3
+        found[b"SET"] = found[b"set"] = SET_AT if self.target.at_least((6, 2)) else 3
         if only_limit(self.source, self.target):
             found[b"XADD"] = found[b"xadd"] = SHORT_XADD
         for name in (b"EXPIREAT", b"PEXPIREAT"):

@@ -12,6 +12,7 @@ import sys
 import termios
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import hiredis
@@ -26,6 +27,15 @@ MAX_REPLY = 1 << 30
 """Bytes of replies that may wait to be understood; a target that sends more is cut off."""
 
 
+@dataclass(slots=True)
+class _Bulk:
+    """Many replies that are awaited together."""
+
+    future: asyncio.Future[Any]
+    count: int
+    replies: list[Any] = field(default_factory=list)
+
+
 class Connection(asyncio.Protocol):
     """Made by `connect`. ``call`` and ``calls`` until ``stream`` hands the replies to a writer."""
 
@@ -37,7 +47,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.closed: CanalError | None = None
         self._reader = hiredis.Reader()
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[asyncio.Future[Any] | _Bulk] = deque()
         self._on_data: Callable[[bytes], None] | None = None
         self._on_lost: Callable[[CanalError], None] | None = None
         self._on_writable: Callable[[], None] | None = None
@@ -55,11 +65,22 @@ class Connection(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while self._waiting and (reply := self._reader.gets()) is not False:
-                future = self._waiting.popleft()
-                if not future.done():
-                    future.set_result(reply)
+                self._answered(reply)
         except hiredis.ProtocolError as error:
             self.close(Unreachable(f"{self.who} {self.endpoint.label} sent what is no reply: {error}"))
+
+    def _answered(self, reply: Any) -> None:
+        waiting = self._waiting[0]
+        if isinstance(waiting, _Bulk):
+            waiting.replies.append(reply)
+            if len(waiting.replies) < waiting.count:
+                return
+            reply, future = waiting.replies, waiting.future
+        else:
+            future = waiting
+        self._waiting.popleft()
+        if not future.done():
+            future.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         reason = f": {exc}" if exc else ""
@@ -77,7 +98,8 @@ class Connection(asyncio.Protocol):
         if self.closed is not None:
             return
         self.closed = error
-        for future in self._waiting:
+        for waiting in self._waiting:
+            future = waiting.future if isinstance(waiting, _Bulk) else waiting
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # looked at: whoever awaited it may have been cancelled meanwhile
@@ -147,6 +169,22 @@ class Connection(asyncio.Protocol):
             for future in futures:
                 if future.done() and not future.cancelled():
                     future.exception()  # seen: the first one was raised already
+
+    async def bulk(self, raw: bytes, count: int, timeout: float = 30.0) -> list[Any]:
+        """Send ``count`` commands that are encoded already; like `calls`, without an object for each of them."""
+        if self.closed is not None:
+            raise self.closed
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Bulk(future, count))
+        self.write(raw)
+        try:
+            async with asyncio.timeout(timeout):
+                replies: list[Any] = await future
+                return replies
+        except TimeoutError:
+            error = Unreachable(f"{self.who} {self.endpoint.label} did not answer for {timeout:g} s")
+            self.close(error)
+            raise error from None
 
     async def call(self, *argv: bytes, timeout: float = 30.0) -> Any:
         """Send one command; raises what `classify` makes of an error reply."""

@@ -6,10 +6,14 @@ import time
 
 from canal.commands import ServerKind
 from canal.endpoint import parse_url
+from canal.framing import KEY_AT, SET_AT
 from canal.rdb.target import Target
+from canal.resp import encode
+from sync.look import Look, Stretch
 from sync.refetch import Refetch
 from sync.rewrite import Payloads
-from sync.ttl import Look, TtlGuard, deadline_index
+from sync.sieve import Sieve
+from sync.ttl import TtlGuard, deadline_index
 from sync.unit import Adjusted, Rules
 
 KIND = ServerKind("redis", (7, 0, 15))
@@ -92,3 +96,86 @@ def test_where_deadlines_stand() -> None:
         b"HSET k f v": -1,
     }
     assert {command: deadline_index(command.split()) for command in cases} == cases
+
+
+def stretch(*commands: bytes) -> Stretch:
+    return Stretch.of(b"".join(encode(command.split()) for command in commands), 0)
+
+
+def keys(wanted: dict[tuple[int, bytes], tuple[int, bytes]]) -> set[bytes]:
+    return {key for _, key in wanted}
+
+
+def test_what_is_on_its_way_is_not_looked_at_again() -> None:
+    """Its keys were made safe when it was fed, and what a look would say of them may be over by then."""
+    made, _ = guard(Look())
+    made.take(Look(), stretch(b"INCR a", b"SET b v"), 100)
+    assert keys(made.wanted(stretch(b"INCR a", b"INCR b", b"INCR c"))) == {b"c"}
+
+
+def test_where_not_all_keys_on_their_way_are_known_a_look_waits() -> None:
+    made, _ = guard(Look())
+    assert made.may_look(idle=False)
+    made.take(Look(), stretch(b"INCR a", b"SWAPDB 0 1"), 100)
+    assert not made.may_look(idle=False)
+    assert made.may_look(idle=True)
+    assert keys(made.wanted(stretch(b"INCR a"))) == {b"a"}
+
+
+def test_what_was_applied_later_than_its_keys_were_sure_to_live_is_looked_at_again() -> None:
+    made, _ = guard(Look())
+    made.take(Look(), stretch(b"INCR a", b"SET b v"), 100)
+    made.take(Look(), stretch(b"INCR c"), 200)
+    made.committed(100)
+    assert not made.memory.suspects
+    made._under_way[0] = (200, time.monotonic() - 1, made._under_way[0][2])
+    made.committed(200)
+    assert made.memory.suspects == {(0, b"c")}
+
+
+def test_keys_that_are_gone_are_noted_before_the_stretch_and_passed_over_in_it() -> None:
+    made, rules = guard(Look())
+    before = made.take(Look(gone={(0, b"k")}, databases=(0,)), stretch(b"HSET k f v"), 100)
+    assert [argv[0] for _, argv in before] == [b"SADD", b"SADD"]
+    assert rules.over is not None
+    assert rules.over(0, [b"HSET", b"k", b"f", b"v"]) == "refetched"
+    assert rules.over(1, [b"HSET", b"k", b"f", b"v"]) == ""
+    assert rules.look_at == {b"k"}
+
+
+def test_a_hash_whose_fields_get_deadlines_is_fetched_whole() -> None:
+    _, rules = guard(Look())
+    assert sent(rules, b"HPEXPIREAT k 5 FIELDS 1 f")[-1] == b"SADD redis-canal:refetch:t/0"
+
+
+def test_only_commands_of_the_keys_are_looked_at() -> None:
+    rules = Rules(
+        "a",
+        frozenset(),
+        {b"INCR": 0, b"MSET": 0, b"SET": SET_AT, b"PEXPIREAT": 0, b"DEL": 0, b"EXPIREAT": 3},
+        _as_it_is,
+    )
+    plain, sieve = rules.plain, Sieve(rules)
+    sieve.late = True
+    sieve.settle()
+    assert (rules.plain, rules.look_at) == (
+        {b"INCR": 0, b"MSET": 0, b"SET": SET_AT, b"PEXPIREAT": KEY_AT, b"DEL": 0},
+        None,
+    )
+    wanted = {b"k"}
+    sieve.owned(lambda name: name in wanted)
+    sieve.add([b"k"])
+    assert rules.plain == {b"INCR": 0, b"SET": SET_AT, b"PEXPIREAT": KEY_AT, b"DEL": 2}
+    assert rules.look_at == {b"k"}
+    sieve.release(b"k")
+    assert rules.look_at == {b"k"}, "somebody still wants it"
+    wanted.clear()
+    sieve.release(b"k")
+    assert rules.look_at is None
+    sieve.late = False
+    sieve.settle()
+    assert rules.plain is plain
+
+
+def _as_it_is(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
+    return [(db, argv)]

@@ -260,3 +260,10 @@ def test_peek_shows_what_is_coming_and_takes_nothing() -> None:
     seen = list(units.peek(put(b"w")[7:] + data))
     assert [(db, argv[1]) for db, argv in seen if len(argv) > 1] == [(1, b"w"), (2, b"x"), (2, b"y")]
     assert units.position == BASE
+
+
+def test_ahead_shows_what_is_coming_and_takes_nothing() -> None:
+    units = reader(db=1)
+    feed(units, put(b"w")[:7])
+    assert units.ahead(put(b"w")[7:] + select(2)) == (put(b"w") + select(2), 1)
+    assert units.position == BASE
