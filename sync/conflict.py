@@ -245,6 +245,12 @@ class Conflicts:
         signatures: dict[Place, Atoms] | None,
     ) -> bool:
         """Look at one key that the transaction writes. True for a conflict."""
+        outputs = self._flows.get(place)
+        if outputs:
+            limit = self._vector.get(self.here, -1)
+            for output, at in outputs.items():
+                if at > limit:
+                    self._conflict(output, (self.here, at), (origin, self._position), "read")
         for name, window, limit in checks:
             at = window.get(place)
             if at <= limit and (window.floor <= limit or self._in_snapshot):
@@ -261,12 +267,6 @@ class Conflicts:
                 continue
             self._conflict(place, (name, max(at, window.floor)), (origin, self._position))
             return True
-        outputs = self._flows.get(place)
-        if outputs:
-            limit = self._vector.get(self.here, -1)
-            for output, at in outputs.items():
-                if at > limit:
-                    self._conflict(output, (self.here, at), (origin, self._position), "read")
         return False
 
     def _tagged_flow(self, origin: str, db: int, argv: list[bytes], checks: list[tuple[str, Window, int]]) -> None:

@@ -15,6 +15,7 @@ from canal.capture import Capture, CaptureOptions
 from canal.errors import CanalError
 from canal.journal.lock import StateLock
 from sync.config import LinkConfig
+from sync.conflict import Conflicts
 from sync.heartbeat import Heartbeat
 from sync.horizon import Horizon
 from sync.letters import WaitingCount
@@ -102,6 +103,11 @@ class Link:
         """Other limits of replay, from now on."""
         self._throttle.set(options)
         self._wake.set()
+
+    @property
+    def conflicts(self) -> Conflicts | None:
+        """What is known of concurrent writes; None one way, and before the stream is followed."""
+        return None if self._replay is None else self._replay.conflicts
 
     # --- the whole life ---
 

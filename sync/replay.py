@@ -18,6 +18,7 @@ from canal.position import Position
 from sync.adjust import make_rules
 from sync.batch import Batch
 from sync.config import LinkConfig
+from sync.conflict import Conflicts
 from sync.converge import Converge
 from sync.deadletter import DeadLetters
 from sync.deadline_scan import scan_deadlines
@@ -129,6 +130,11 @@ class Replay:
         self._again.set()
         if self._conn is not None and self._conn.endpoint != to:
             self._conn.close(Unreachable(f"the target is {to.label} now"))
+
+    @property
+    def conflicts(self) -> Conflicts | None:
+        """Of the session under way, or the last one."""
+        return None if self._converge is None else self._converge.conflicts
 
     def sent_to(self) -> int:
         """The newest offset that may have been applied."""

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import pytest
 from tests.conftest import StartServer
 from tests.support.compare import wait_equal
 from tests.support.contend import ROUNDS, SECONDS, write
-from tests.support.links import Link
+from tests.support.links import Link, LinkProcess
+from tests.support.process import wait_until
 from tests.support.proxy import Proxy
+from tests.support.servers import Server
+from tests.support.wire import Wire
 
 pytestmark = pytest.mark.servers
 
@@ -47,6 +51,12 @@ class Pair:
     def restart(self, number: int) -> None:
         self.links[number].stop()
         self.links[number] = self.links[number].again().start()
+
+    @property
+    def settled(self) -> bool:
+        """Each side has seen what the other one had at first."""
+        found = [link.product.conflicts for link in self.links if link.product is not None]
+        return all(one is not None and one.oldest_seen >= one.local_window.floor for one in found)
 
     def figure(self, name: str) -> int:
         return sum(getattr(link.status, name) for link in self.links)
@@ -81,3 +91,64 @@ def test_writers_of_all_types_over_the_same_keys_end_equal(
         wait_equal(pair.a, pair.b, 10)
         assert pair.figure("conflicts") > 0
         assert pair.figure("echoes") > 0
+
+
+def test_counters_hold_the_sum_of_both_sides_under_the_commutative_rule(
+    redis_server: StartServer, proxy: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    def count(server: Server) -> None:
+        with Wire(server) as wire:
+            for _ in range(60):
+                wire.call(
+                    [("INCRBY", f"c{n}", 2) for n in range(10)] + [("HINCRBY", "h", f"f{n}", 1) for n in range(5)]
+                )
+                time.sleep(0.02)
+
+    with Pair(redis_server, proxy, tmp_path, commutative=True) as pair, ThreadPoolExecutor(2) as pool:
+        pair.a.client().set("first", 1)
+        pair.b.client().set("second", 1)
+        pair.links[0].until(lambda: pair.settled, 20, "both have seen the snapshots")
+        before = pair.figure("conflicts")
+        for one in [pool.submit(count, server) for server in (pair.a, pair.b)]:
+            one.result()
+        wait_equal(pair.a, pair.b, 10)
+        for server in (pair.a, pair.b):
+            assert {server.control.get(f"c{n}") for n in range(10)} == {b"240"}
+            assert set(server.control.hvals("h")) == {b"120"}
+        assert pair.figure("conflicts") == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(ROUNDS))
+def test_daemons_that_are_killed_while_both_sides_write_leave_both_equal(
+    redis_server: StartServer, tmp_path: Path, seed: int
+) -> None:
+    a, b = redis_server("7.0"), redis_server("7.0")
+    names = [("a", "b", a, b), ("b", "a", b, a)]
+    with ExitStack() as stack:
+        daemons = [
+            stack.enter_context(
+                LinkProcess(
+                    *(source, target, tmp_path, "--two-way", "--source-dc", here, "--target-dc", there),
+                    name=f"{here}-{there}",
+                )
+            )
+            for here, there, source, target in names
+        ]
+        wait_until(lambda: a.sync_full == b.sync_full == 1, 20, "both have taken their snapshot")
+        with ThreadPoolExecutor(2) as pool:
+            writing = [pool.submit(write, server, name, seed, SECONDS + 4) for name, server in (("a", a), ("b", b))]
+            r = random.Random(seed)
+            end = time.monotonic() + SECONDS + 3
+            while time.monotonic() < end:
+                time.sleep(r.uniform(1.0, 2.0))
+                daemon = r.choice(daemons)
+                daemon.kill()
+                time.sleep(r.uniform(0.0, 1.0))
+                daemon.start()
+            for one in writing:
+                one.result()
+        wait_equal(a, b, 20)
+        time.sleep(1)
+        wait_equal(a, b, 1)
+        assert a.sync_full == b.sync_full == 1
