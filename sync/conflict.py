@@ -114,10 +114,10 @@ class Conflicts:
         self._vector: dict[str, int] = {}  # of the tag met last
         self._position = -1
         self._in_snapshot = False
-        self._flows: dict[Place, dict[Place, int]] = {}  # read here -> outputs, with the position
+        self._flows: dict[Place, dict[tuple[Place, str], int]] = {}  # read -> (output, by whom), with the position
+        self._flows_until: dict[str, int] = {}
         self._commuting = Commuting() if commutative else None
         self._moved = False
-        self._flows_until = -1
         self._history: deque[tuple[int, str]] = deque(maxlen=_HISTORY)  # (position after which, our own vector)
         self._first_seen = ""
 
@@ -202,7 +202,7 @@ class Conflicts:
         for db, raw in sources:
             if window is not None:
                 window.note(db, raw, self._position)
-            if checks or self.pending or self._flows:
+            if checks or self.pending or self._flows or len(self._peers) > 1:
                 self._look(origin, db, raw, checks, end)
             if self._commuting is not None:
                 self._commuting.note(origin, db, raw, self._position)
@@ -247,10 +247,9 @@ class Conflicts:
         """Look at one key that the transaction writes. True for a conflict."""
         outputs = self._flows.get(place)
         if outputs:
-            limit = self._vector.get(self.here, -1)
-            for output, at in outputs.items():
-                if at > limit:
-                    self._conflict(output, (self.here, at), (origin, self._position), "read")
+            for (output, by), at in list(outputs.items()):
+                if by != origin and at > self._vector.get(by, -1):
+                    self._conflict(output, (by, at), (origin, self._position), "read")
         for name, window, limit in checks:
             at = window.get(place)
             if at <= limit and (window.floor <= limit or self._in_snapshot):
@@ -271,6 +270,8 @@ class Conflicts:
 
     def _tagged_flow(self, origin: str, db: int, argv: list[bytes], checks: list[tuple[str, Window, int]]) -> None:
         """Outputs of a command whose inputs differ between here and where it was made are not the same either."""
+        if len(self._peers) > 1:
+            self._remember_flow(origin, db, argv, self._position)
         for _, key in read_keys(argv):
             place = (db, key)
             for name, window, limit in checks:
@@ -288,17 +289,20 @@ class Conflicts:
         sources = [(db, key) for _, key in read_keys(argv)]
         if not sources:
             return
-        outputs = self._written(db, argv)
         for place in sources:
             if place in self.pending:
                 self._unsettle(db, argv, (self.here, end), (self.here, end))
                 break
-        if len(self._flows) < _MOST_FLOWS:
-            for place in sources:
-                self._flows.setdefault(place, {}).update(dict.fromkeys(outputs, end))
-            self._flows_until = end
-        else:
-            self.local_window.all_written(end)
+        self._remember_flow(self.here, db, argv, end)
+
+    def _remember_flow(self, name: str, db: int, argv: list[bytes], end: int) -> None:
+        if len(self._flows) >= _MOST_FLOWS:
+            self.windows[name].all_written(end)
+            return
+        outputs = [(place, name) for place in self._written(db, argv)]
+        for _, key in read_keys(argv):
+            self._flows.setdefault((db, key), {}).update(dict.fromkeys(outputs, end))
+        self._flows_until[name] = end
 
     def _unsettle(self, db: int, argv: list[bytes], first: tuple[str, int], second: tuple[str, int]) -> None:
         for place in self._written(db, argv):
@@ -350,7 +354,7 @@ class Conflicts:
         if self._moved:
             for name, window in self.windows.items():
                 window.expire(min(self._seen_by(peer, name) for peer in self.homes.datacenters if peer != name))
-            if self._flows and oldest >= self._flows_until:
+            if self._flows and all(self._all_saw(name, end) for name, end in self._flows_until.items()):
                 self._flows.clear()
             if self._commuting is not None:
                 self._commuting.expire(self.here, oldest)
@@ -432,6 +436,9 @@ class Conflicts:
     def oldest_seen(self) -> int:
         """What every other datacenter has seen of our stream, as far as their tags have told; -1 for nothing."""
         return min((self._seen_by(peer, self.here) for peer in self._peers), default=-1)
+
+    def _all_saw(self, name: str, end: int) -> bool:
+        return all(self._seen_by(peer, name) >= end for peer in self.homes.datacenters if peer != name)
 
     def seen_by(self, peer: str, name: str) -> int:
         """How far ``peer`` has applied the stream of ``name``; -1 when that is not known."""
