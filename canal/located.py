@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from canal.cluster.shards import master_of_shard
-from canal.errors import ConfigError
+from canal.cluster.shards import master_of_shard, view_of
+from canal.errors import Unready
 from canal.sentinel import master_of
 from canal.url import Endpoint
 
@@ -19,4 +19,7 @@ async def located(endpoint: Endpoint) -> Endpoint:
         return await master_of(endpoint)
     if endpoint.group.kind == "shard":
         return await master_of_shard(endpoint)
-    raise ConfigError(f"{endpoint.label}: a Redis Cluster is not yet supported here; give one standalone master")
+    masters = (await view_of(endpoint)).topology.masters
+    if not masters:
+        raise Unready(f"{endpoint.label}: the cluster knows of no slots that are served")
+    return endpoint.member(masters[0].host, masters[0].port)  # of a whole cluster one speaks for all: INFO, TIME, ACL

@@ -39,6 +39,7 @@ from sync.refetch import Place, Refetch
 from sync.slotmap import SlotMap, ranges, read, slots_key, store
 from sync.status import LinkStatus
 from sync.tag import is_reserved
+from sync.target.cluster.scanning import nodes_of
 from sync.target.connection import Connection, connect
 from sync.target.fence import parse_info
 from sync.transform import Transform
@@ -258,25 +259,29 @@ class SlotKeeper:
     async def _at_target(self, conn: Connection, slots: frozenset[int]) -> AsyncIterator[Place]:
         """The target's keys that come from these slots, as the source names them."""
         transform = self._transform
-        info = parse_info(await conn.call(b"INFO", b"keyspace"))
-        for db in [int(name[2:]) for name in info if name.startswith("db") and name[2:].isdigit()]:
-            await conn.call(b"SELECT", b"%d" % db)
-            cursor: Any = b"0"
-            while True:
-                cursor, names = await conn.call(b"SCAN", cursor, b"COUNT", b"%d" % _PAGE)
-                kinds = [b""] * len(names)
-                if transform.needs_type and names:
-                    kinds = await conn.calls([[b"TYPE", name] for name in names])
-                for name, kind in zip(names, kinds, strict=True):
-                    if is_reserved(name):
-                        continue
-                    word = kind.decode() if isinstance(kind, bytes) else str(kind)
-                    place = (db, name) if transform.identity else transform.invert(db, name, word)
-                    if place is not None and slot_of(place[1]) in slots:
-                        yield place
-                if cursor == b"0":
-                    break
-        await conn.call(b"SELECT", b"0")
+        for node in nodes_of(conn):
+            info = parse_info(await node.call(b"INFO", b"keyspace"))
+            for db in [int(name[2:]) for name in info if name.startswith("db") and name[2:].isdigit()]:
+                await node.call(b"SELECT", b"%d" % db)
+                cursor: Any = b"0"
+                while True:
+                    cursor, names = await node.call(b"SCAN", cursor, b"COUNT", b"%d" % _PAGE)
+                    kinds = [b""] * len(names)
+                    if transform.needs_type and names:
+                        kinds = await node.calls([[b"TYPE", name] for name in names])
+                    for name, kind in zip(names, kinds, strict=True):
+                        place = None if is_reserved(name) else self._from_source(db, name, kind)
+                        if place is not None and slot_of(place[1]) in slots:
+                            yield place
+                    if cursor == b"0":
+                        break
+            await node.call(b"SELECT", b"0")
+
+    def _from_source(self, db: int, name: bytes, kind: object) -> Place | None:
+        """What the source calls a key of the target; None for one that does not come from there."""
+        if self._transform.identity:
+            return db, name
+        return self._transform.invert(db, name, kind.decode() if isinstance(kind, bytes) else str(kind))
 
     async def retire(self) -> None:
         """The shard is no more, and all that came of it is applied: its slots are free for others."""
