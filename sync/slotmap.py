@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,6 +19,7 @@ from sync.tag import INDEX, RESERVED
 from sync.target.connection import Connection
 from sync.target.errors import classify
 
+_RANGE: Final = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _SHARD: Final = b"shard:"
 
 _STORE: Final = b"""\
@@ -46,14 +48,11 @@ def ranges(slots: Iterable[int]) -> str:
 def parse_ranges(text: str) -> frozenset[int]:
     """Read `ranges`; StateError for anything else."""
     found: set[int] = set()
-    try:
-        for part in filter(None, text.split(",")):
-            first, _, last = part.partition("-")
-            found.update(range(int(first), int(last or first) + 1))
-    except ValueError:
-        raise StateError(f"slots: expected ranges such as 0-5460,7000, got {text[:60]!r}") from None
-    if found and (min(found) < 0 or max(found) >= SLOTS):
-        raise StateError(f"slots: expected numbers from 0 to {SLOTS - 1}, got {text[:60]!r}")
+    for part in filter(None, text.split(",")):
+        match = _RANGE.fullmatch(part)
+        if match is None or int(match[2] or match[1]) >= SLOTS:
+            raise StateError(f"slots: expected ranges of 0 to {SLOTS - 1} such as 0-5460,7000, got {text[:60]!r}")
+        found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return frozenset(found)
 
 

@@ -1,0 +1,85 @@
+"""Shards of a source cluster from one look to the next, and the map of their slots."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from canal.cluster.registry import Registry
+from canal.cluster.topology import Member, Shard, Topology
+from canal.errors import StateError
+from sync.slotmap import SlotMap, parse_ranges, ranges
+
+
+def shard(master: str | None, *replicas: str, slots: tuple[int, int] | None = (0, 1)) -> Shard:
+    nodes = [Member(name * 40, "h", 1) for name in replicas]
+    led = None if master is None else Member(master * 40, "h", 1)
+    return Shard(led, tuple(nodes), () if slots is None else (slots,))
+
+
+def topology(*shards: Shard) -> Topology:
+    return Topology(shards)
+
+
+def names(registry: Registry) -> set[str]:
+    return set(registry.shards)
+
+
+def test_a_failover_keeps_the_name_and_the_next_one_does_too() -> None:
+    registry = Registry()
+    assert registry.look(topology(shard("a", "b"), shard("c")))
+    assert names(registry) == {"a" * 12, "c" * 12}
+    assert registry.look(topology(shard("b", "d"), shard("c")))  # a is gone, d has come
+    assert not registry.look(topology(shard("d", "b"), shard("c")))
+    assert names(registry) == {"a" * 12, "c" * 12}
+    assert not registry.look(topology(shard("d", "b"), shard("c")))
+
+
+def test_a_replica_that_has_gone_over_to_another_master_takes_no_name_with_it() -> None:
+    registry = Registry()
+    registry.look(topology(shard("a", "b"), shard("c")))
+    registry.look(topology(shard("a"), shard("c", "b")))
+    registry.look(topology(shard("a"), shard("b", "c")))
+    assert registry.shards["c" * 12].members == {"b" * 40, "c" * 40}
+    assert names(registry) == {"a" * 12, "c" * 12}
+
+
+def test_a_shard_without_master_is_not_gone_but_one_of_unknown_nodes_is() -> None:
+    registry = Registry()
+    registry.look(topology(shard("a", "b"), shard("c")))
+    for _ in range(9):
+        registry.look(topology(shard(None, "b"), shard("c")))
+    assert registry.gone(1) == []
+    for _ in range(3):
+        registry.look(topology(shard("c")))
+    assert registry.gone(3) == ["a" * 12] and registry.gone(4) == []
+    registry.look(topology(shard("b"), shard("c")))
+    assert registry.gone(1) == []
+
+
+def test_a_new_master_without_slots_is_a_shard() -> None:
+    registry = Registry()
+    registry.look(topology(shard("a"), shard("n", slots=None)))
+    assert names(registry) == {"a" * 12, "n" * 12}
+
+
+@given(st.frozensets(st.integers(0, 16383), max_size=200))
+def test_ranges_come_back(slots: frozenset[int]) -> None:
+    assert parse_ranges(ranges(slots)) == slots
+
+
+def test_ranges_are_short() -> None:
+    assert ranges(range(16384)) == "0-16383"
+    assert ranges([1, 2, 3, 7]) == "1-3,7"
+
+
+@pytest.mark.parametrize("text", ["x", "1-", "5-x", "0-16384", "-1"])
+def test_what_is_no_range_is_refused(text: str) -> None:
+    with pytest.raises(StateError):
+        parse_ranges(text)
+
+
+def test_others() -> None:
+    there = SlotMap(b"k", "u", b"1", {"a": frozenset({1, 2}), "b": frozenset({3})})
+    assert there.others("a") == {3} and there.others("c") == {1, 2, 3}
