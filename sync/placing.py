@@ -27,13 +27,15 @@ REASONS: Final = frozenset({DATABASE, KEY, TYPE, COMMAND, HOOK, RESERVED_KEY})
 TYPES: Final = frozenset({"string", "list", "set", "zset", "hash", "stream", "array", "module"})
 """What types can be filtered by. Vector sets count as ``module``: their values are a module's."""
 
+_USUAL: Final = 16  # databases of a server whose configuration says nothing else
+
 
 @dataclass(frozen=True, slots=True)
 class TransformOptions:
     """What a link carries, and what it becomes. Empty include: everything.
 
     ``remove_prefix`` and ``add_prefix`` together replace a prefix. ``databases``: how many the source has, for
-    FLUSHALL. Types: of TYPES; command names in any case.
+    FLUSHALL; 0: `Placing.source_has` is told, 16 until then. Types: of TYPES; command names in any case.
     """
 
     include_databases: frozenset[int] = frozenset()
@@ -48,7 +50,7 @@ class TransformOptions:
     add_prefix: bytes = b""
     remove_prefix: bytes = b""
     hook: str = ""
-    databases: int = 16
+    databases: int = 0
 
 
 class Placing:
@@ -64,7 +66,8 @@ class Placing:
         self._include = options.include_databases
         self._exclude = options.exclude_databases
         self._map = {source: target for source, target in options.db_map.items() if source != target}
-        self._databases = options.databases
+        self._databases = options.databases or _USUAL
+        self._told = bool(options.databases)
         if (self.add or self.remove).startswith(RESERVED):
             raise ConfigError(f"keys under {RESERVED.decode()} are redis-canal's own and cannot be a prefix")
         self._back = self._inverted()
@@ -80,6 +83,11 @@ class Placing:
                     f"map or exclude database {target} too"
                 )
         return back
+
+    def source_has(self, databases: int) -> None:
+        """How many databases the source has, unless the options said it."""
+        if not self._told:
+            self._databases = databases
 
     @property
     def changes_names(self) -> bool:

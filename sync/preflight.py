@@ -7,12 +7,12 @@ from typing import Any
 
 from canal.commands import ServerKind
 from canal.endpoint import control
-from canal.errors import ConfigError, Refused
+from canal.errors import CanalError, ConfigError, Refused
 from canal.position import Position
 from sync.config import LinkConfig
 from sync.tag import Checkpoint
-from sync.target.connection import Connection
-from sync.target.fence import ServerInfo, server_info, user_keys
+from sync.target.connection import Connection, connect
+from sync.target.fence import ServerInfo, databases, server_info, user_keys
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,20 @@ async def source_info(config: LinkConfig) -> ServerInfo | None:
         return None
     assert isinstance(raw, bytes)
     return server_info(raw)
+
+
+async def source_databases(config: LinkConfig) -> int | None:
+    """How many databases the source has; None when it cannot be asked."""
+    try:
+        conn = await connect(config.source, who="source")
+        try:
+            await conn.call(b"SELECT", b"0")  # permitted at all?
+            return await databases(conn)
+        finally:
+            conn.close()
+    except CanalError as error:
+        log.debug("the databases of the source are not known: %s", error)
+        return None
 
 
 def kind(info: ServerInfo) -> ServerKind:

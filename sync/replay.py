@@ -34,6 +34,7 @@ from sync.preflight import (
     refuse_same,
     refuse_same_stream,
     refuse_strangers,
+    source_databases,
     source_info,
 )
 from sync.refetch import Place, Refetch, from_member, refetch_key, same_place, unit_of
@@ -273,6 +274,8 @@ class Replay:
             await refuse_duplicate(conn, self._key, {source.replid})
         if not self.checked:
             refuse_evictions(config, source, target)
+            if not self._transform.identity and (count := await source_databases(config)) is not None:
+                self._transform.placing.source_has(count)  # FLUSHALL of a filtered link names them
             await refuse_doubled(config, conn)
         # each time: a target that lost its checkpoint and holds data is not the one that it was
         mine = self._own(await read_checkpoint(conn, self._key))

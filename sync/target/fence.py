@@ -221,7 +221,7 @@ async def read_checkpoint(conn: Connection, key: bytes) -> Checkpoint:
 
 
 async def databases(conn: Connection) -> int:
-    """How many databases the target has. Found out by SELECT, because CONFIG is often not permitted."""
+    """How many databases a server has. Found out by SELECT, because CONFIG is often not permitted."""
 
     async def has(db: int) -> bool:
         return not isinstance((await conn.calls([[b"SELECT", b"%d" % db]]))[0], hiredis.ReplyError)

@@ -162,3 +162,19 @@ def test_two_ways_conditions_do_not_decide_again_at_the_other_side(redis_server:
         link.in_step(source)
         assert [there.get("nx"), there.get("ex"), there.hget("h", "f")] == [b"v", b"v", b"v"]
         assert there.pttl("ex") > 9_000_000
+
+
+def test_a_filtered_flush_reaches_every_database_that_the_source_has(redis_server: StartServer, tmp_path: Path) -> None:
+    """FLUSHALL of a link that leaves a database out becomes one FLUSHDB each, so their number has to be known."""
+    source, target = redis_server(databases=24), redis_server(databases=21)
+    write(source, b"k", 4, db=20)
+    theirs = write(target, b"x", 4, db=2)
+    options = TransformOptions(exclude_databases=frozenset({2}))
+    with Link(source, target, tmp_path, transform=options, snapshot_stale_keys="delete") as link:
+        link.streaming()
+        assert len(strings(target, db=20)) == 4
+        source.client().flushall()
+        link.in_step(source)
+        assert strings(target, db=20) == {}
+        assert strings(target, db=2) == theirs
+        assert link.status.dead_letters == 0, "databases that the target lacks hold nothing to flush"
