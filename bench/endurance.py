@@ -14,6 +14,8 @@ from bench import _common as common
 from bench.catchup import LAST
 
 MB = 1e6
+AHEAD_BYTES = 200 << 20
+"""How far the source may be ahead of the target."""
 
 
 def main() -> None:
@@ -46,7 +48,7 @@ def blocks_of(dice: random.Random, half: int) -> list[bytes]:
 
 
 def endurance(shop: common.Workshop, given: Any) -> dict[str, Any]:
-    """Write block after block, never further ahead of the target than two million commands."""
+    """Write block after block, never further ahead of the target than `AHEAD_BYTES`."""
     source, target = shop.server("source"), shop.server("target")
     daemon = shop.daemon(source, target)
     daemon.wait_streaming()
@@ -57,8 +59,9 @@ def endurance(shop: common.Workshop, given: Any) -> dict[str, Any]:
     while written < given.commands:
         loader.send(blocks)
         written += 10_000 * len(blocks)
-        follows(daemon, written - 2_000_000)
+        follows(daemon, source.offset - AHEAD_BYTES)
         samples.append((time.monotonic() - began, written, common.memory_bytes(daemon.process)["now"]))
+        common.say(f"{samples[-1][0]:7.0f} s  {written:>12,} commands  {samples[-1][2] / MB:6.1f} MB")
     caught_up(source, target)
     seconds = time.monotonic() - began
     return {
@@ -99,9 +102,9 @@ def outage(shop: common.Workshop, given: Any) -> dict[str, Any]:
     }
 
 
-def follows(daemon: common.Daemon, applied: int) -> None:
-    """Wait until the daemon has applied so many commands."""
-    common.wait_for(lambda: daemon.status().get("commands_applied", 0) >= applied, "the daemon follows", 600, 0.2)
+def follows(daemon: common.Daemon, offset: int) -> None:
+    """Wait until the daemon has applied the stream up to there."""
+    common.wait_for(lambda: daemon.status().get("applied_offset", 0) >= offset, "the daemon follows", 600, 0.2)
 
 
 def caught_up(source: common.Server, target: common.Server) -> None:

@@ -30,10 +30,10 @@ class Builder:
 
     def add(self, step: Step) -> Batch | None:
         """Add what belongs together; a batch when one became full or has to be cut."""
-        raw = b"".join([encode(argv) for argv in step.commands])
-        unit = Unit(step.end or -step.at, step.db, [Piece(step.db, raw, len(step.commands))], 0)
+        raw, count = (step.raw, 1) if step.raw else (b"".join(map(encode, step.commands)), len(step.commands))
+        unit = Unit(step.end or -step.at, step.db, [Piece(step.db, raw, count)], 0)
         unit.atomic, unit.noscript = True, step.noscript
-        return self._add(unit, len(step.commands), len(raw))
+        return self._add(unit, count, len(raw))
 
     def add_run(self, run: PlainRun) -> Batch | None:
         """Add a run of keys, each of which may commit by itself."""

@@ -41,7 +41,7 @@ class SnapshotOptions:
     stale_keys: StaleKeys | None = None  # None: stop at first contact with a target that holds data
     confirmed: bool = False  # a person has agreed that a resync may remove much of the target
     existing: Existing = "home"  # two-way only: whose value stays where both sides have the key
-    big_key_bytes: int = 64 * MiB
+    big_key_bytes: int = 24 * MiB  # about twice that is in memory
     max_bytes_per_second: int = 0
 
 

@@ -46,16 +46,21 @@ RAW: Final = Form()
 
 @dataclass(slots=True)
 class Rendered:
-    """A batch as bytes for one connection.
+    """A batch as bytes for one connection, in ``parts``, since a copy of what is long would cost memory.
 
     ``replies``: commands queued after MULTI, tag and SELECTs too; ``db``: selected on the connection afterwards.
     """
 
-    body: bytes
+    parts: list[bytes]
     replies: int
     db: int
     own: list[int]  # reply numbers of our own commands, in order
     form: Form = RAW
+
+    @property
+    def body(self) -> bytes:
+        """All parts as one."""
+        return b"".join(self.parts)
 
     def failures(self, batch: Batch, replies: Failures) -> Failures:
         """Errors by the number of their reply → by the numbers of the user's commands, all those of a joined one."""
@@ -143,7 +148,7 @@ def render(batch: Batch, tagger: Tagger, replid: str, db: int, *, form: Form = R
         replies += count
     if batch.solo:
         tag(True)
-    return Rendered(b"".join(parts), replies, db, own, form)
+    return Rendered(parts, replies, db, own, form)
 
 
 def script_form(rendered: Rendered) -> tuple[bytes, int] | None:

@@ -16,7 +16,7 @@ from canal.cluster import slot_of, slot_tag
 from canal.commands import COMMANDS, Flag, ServerKind
 from canal.errors import ReplayError
 from canal.rdb.commands import BigKey, key_commands
-from canal.rdb.dump import decode_string, dump_payload
+from canal.rdb.dump import decode_string, dump_payload, restore_command
 from canal.rdb.events import Function, Header, Key, KeyEnd, KeyStart, PlainRun, ValuePart
 from canal.rdb.plain import SHAPES, PlainKeys
 from canal.rdb.target import Loadable, NotLoadable, Plan, Target
@@ -43,7 +43,8 @@ def temporary_key(task: str, shard: str) -> bytes:
 @dataclass(frozen=True, slots=True)
 class Step:
     """Commands of one key that commit together. ``end``: RDB offset of the key boundary they reach, 0 for none;
-    ``at``: RDB offset of what they were made from, where they reach none.
+    ``at``: RDB offset of what they were made from, where they reach none. ``raw``: one long command as RESP, in the
+    place of ``commands``.
     """
 
     db: int
@@ -51,6 +52,7 @@ class Step:
     end: int
     noscript: bool = False
     at: int = 0
+    raw: bytes = b""
 
 
 Keeps = Callable[[int, bytes], bool]
@@ -65,6 +67,7 @@ class Restorer:
     ) -> None:
         self.status = status
         self.target = target
+        self.encodes = False  # long values as RESP at once: nobody looks at the commands
         self.temporary = temporary
         self.slotted = False  # a cluster target: a temporary name has to be in the slot of the final one
         self._keep = keep if isinstance(keep, bool) else True
@@ -152,7 +155,10 @@ class Restorer:
                 self.status.keys_restored += 1
             else:
                 self.status.keys_restamped += 1
-            yield Step(key.db, self._restore(key, plan.version), key.end)
+            if self.encodes and self._absttl and len(key.value) >= _AT_ONCE_BYTES:
+                yield Step(key.db, [], key.end, raw=self._restore_long(key, plan.version))
+            else:
+                yield Step(key.db, self._restore(key, plan.version), key.end)
         elif plan.action == "impossible":
             raise NotLoadable(f"key {key.key!r} in database {key.db}: {plan.reason}")
         else:
@@ -251,16 +257,24 @@ class Restorer:
         deadline = key.expire_ms or 0
         if not self._absttl:
             return self._restore_old(key, payload, deadline)
-        argv = [b"RESTORE", key.key, b"%d" % deadline, payload]
-        if not self._keep:
-            argv.append(b"REPLACE")
-        if deadline:
-            argv.append(b"ABSTTL")
+        return [[b"RESTORE", key.key, b"%d" % deadline, payload, *self._restore_options(key)]]
+
+    def _restore_long(self, key: Key, version: int) -> bytes:
+        """The same as RESP; the key gives its value up, so that it is in memory once."""
+        deadline, options = b"%d" % (key.expire_ms or 0), self._restore_options(key)
+        raw = restore_command(key.key, deadline, key.type, key.value, version, key.meta, options)
+        key.value = b""
+        return raw
+
+    def _restore_options(self, key: Key) -> list[bytes]:
+        options = [] if self._keep else [b"REPLACE"]
+        if key.expire_ms:
+            options.append(b"ABSTTL")
         if key.idle is not None:
-            argv += [b"IDLETIME", b"%d" % key.idle]
+            options += [b"IDLETIME", b"%d" % key.idle]
         elif key.freq is not None:
-            argv += [b"FREQ", b"%d" % key.freq]
-        return [argv]
+            options += [b"FREQ", b"%d" % key.freq]
+        return options
 
     def _restore_old(self, key: Key, payload: bytes, deadline: int) -> list[list[bytes]]:
         """Before Redis 5.0 RESTORE knows no absolute deadline."""

@@ -7,6 +7,7 @@ applied, so that a restart goes on in the file. Applying a key twice gives the s
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
@@ -80,6 +81,7 @@ class SnapshotRun:
             big_key_bytes=config.snapshot.big_key_bytes,
         )
         self._restorer.slotted = isinstance(session.writer, ClusterWriter)
+        self._restorer.encodes = transform.identity and not self._restorer.slotted
         commands = 1 if session.troubles.snapshot_single else config.batch_commands
         self._builder = Builder(
             position.offset, progress, commands, config.batch_bytes, first=contact.first, again=contact.again
@@ -144,9 +146,10 @@ class SnapshotRun:
                 if not reader.version:
                     ended = await self._begin(reader, data[:_HEADER_BYTES])
                     data = data[_HEADER_BYTES:]
-                for event in reader.feed(data):
-                    ended = ended or isinstance(event, End)
-                    await self._event(event)
+                events = deque(reader.feed(data))
+                while events:  # each is let go as it is dealt with: values are long
+                    ended = ended or isinstance(events[0], End)
+                    await self._event(events.popleft())
                 shown.bytes_done = reader.offset
                 if reader.offset > self.progress:
                     await pace.spent(len(data))

@@ -32,6 +32,20 @@ def dump_payload(type: int, value: bytes, version: int, meta: bytes = b"") -> by
     return body + crc64(body).to_bytes(8, "little")
 
 
+def restore_command(
+    key: bytes, deadline: bytes, type: int, value: bytes, version: int, meta: bytes, options: list[bytes]
+) -> bytes:
+    """RESTORE of `dump_payload` as RESP, with one copy of the value, which may be long."""
+    front, version_bytes = b"%b%c" % (meta, type), version.to_bytes(2, "little")
+    crc = crc64(version_bytes, crc64(value, crc64(front)))
+    head = b"*%d\r\n$7\r\nRESTORE\r\n" % (4 + len(options))
+    size = len(front) + len(value) + FOOTER_BYTES
+    parts = [head, b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n" % (len(key), key, len(deadline), deadline, size)]
+    parts += [front, value, version_bytes, crc.to_bytes(8, "little"), b"\r\n"]
+    parts += [b"$%d\r\n%b\r\n" % (len(word), word) for word in options]
+    return b"".join(parts)
+
+
 @dataclass(frozen=True, slots=True)
 class Payload:
     """A payload taken apart: ``value`` without the type byte; ``meta`` as in Key."""

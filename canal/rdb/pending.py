@@ -181,7 +181,8 @@ class PendingValue:
                 out.append(ValuePart(tail, 0, end - len(tail), tail=True))
             out.append(KeyEnd(end))
             return
-        value = b"".join(self._head) + b"".join(part.data for part in self._pieces) + b"".join(self._tail)
+        value = b"".join([*self._head, *[part.data for part in self._pieces], *self._tail])  # one copy: it may be long
+        self._pieces.clear()
         out.append(self.record.whole(value, end, self.walker.template))
 
 

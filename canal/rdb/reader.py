@@ -48,6 +48,8 @@ _SPECIAL: Final = 0xC0  # strings that are compressed or integers
 _NO_RECORD: Final = -1
 _HINT_BYTES: Final = {OP_EXPIRE_MS: 8, OP_EXPIRE_S: 4, OP_FREQ: 1}
 _OF_THE_NEXT_KEY: Final = frozenset({OP_IDLE, *_HINT_BYTES})
+_LONG_STRING: Final = 8 << 20
+"""Longer plain strings come in parts whatever ``stream_above`` says: each part costs no more than the string does."""
 
 
 @final
@@ -159,7 +161,7 @@ class RdbReader:
 
     def _parse(self, out: list[Event]) -> None:
         """Read as far as the bytes reach. An error that follows events is kept for the next call."""
-        self._buf = self._buf + b"".join(self._waiting) if self._buf else b"".join(self._waiting)
+        self._buf = b"".join([self._buf, *self._waiting])
         self._waiting.clear()
         self._pos = 0
         need = 0
@@ -230,6 +232,7 @@ class RdbReader:
         end = len(buf)
         base = self._base
         bound = self._stream_above
+        string_bound = min(bound, _LONG_STRING)
         grammar = self._grammar
         plain = self.plain
         key: bytes | None = None
@@ -266,7 +269,7 @@ class RdbReader:
                         after = at + 2 + ((first & 0x3F) << 8 | buf[at + 1])
                     else:
                         after = skip_string(buf, at)
-                    if after - at > bound and op == STRING and first < _SPECIAL:
+                    if after - at > string_bound and op == STRING and first < _SPECIAL:
                         self._begin_string(key, at, out)
                         return
                     if after > end:

@@ -66,7 +66,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
     help="What becomes of FLUSHALL, FLUSHDB and SWAPDB (default: replay; with --two-way: stop).",
 )
 @click.option("--accept-evictions", is_flag=True, help="With --two-way: link servers that evict keys all the same.")
-@click.option("--big-key-bytes", type=Size(), default="64m", show_default=True, help="Larger values go in pieces.")
+@click.option("--big-key-bytes", type=Size(), default="24m", show_default=True, help="Larger values go in pieces.")
 @click.option(
     "--snapshot-rate", type=Size(), default=0, help="Snapshot bytes a second, such as 50m (default: no limit)."
 )

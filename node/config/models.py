@@ -238,7 +238,7 @@ class SnapshotConfig(Strict):
     mode: Literal["auto", "always", "never"] = "auto"
     stale_keys: Literal["delete", "keep"] | None = None
     existing: Literal["home", "source", "target"] = "home"
-    big_key_bytes: Size = 64 << 20
+    big_key_bytes: Size = 24 << 20
     max_bytes_per_second: Size = 0
 
 

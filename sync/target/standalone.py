@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 
 import hiredis
@@ -187,12 +188,12 @@ class Writer:
         rendered = self._rendered(batch, self._db)
         self._db = rendered.db
         self._stands = self._after(batch)
-        flight = _Flight(batch, rendered, False, len(rendered.body))
+        flight = _Flight(batch, rendered, False, sum(map(len, rendered.parts)))
         if self.in_flight:
             self._ahead = flight
             if self._pipelined and not self.in_flight[-1].guarded:
                 flight.sent = True
-                self._write(flight, MULTI, rendered.body)
+                self._write(flight, MULTI, *rendered.parts)
             return
         self._start(flight)
 
@@ -208,9 +209,13 @@ class Writer:
         flight.written = self._written
         if size < _LONG:
             self._conn.write(b"".join(parts))
-        else:  # a copy of what is long would cost memory
-            for part in parts:
-                self._conn.write(part)
+            return
+        for long, group in groupby(parts, key=lambda part: len(part) >= _LONG):
+            if long:  # a copy would cost memory
+                for part in group:
+                    self._conn.write(part)
+            else:
+                self._conn.write(b"".join(group))
 
     def _rendered(self, batch: Batch, db: int) -> Rendered:
         return render(batch, self._tagger, self._replid_at(batch.end), db, form=self._form)
@@ -242,7 +247,7 @@ class Writer:
         """Send a gated batch that nothing is before."""
         self.in_flight.append(flight)
         if self._pipelined:
-            self._write(flight, MULTI, flight.rendered.body, EXEC + self._mark)
+            self._write(flight, MULTI, *flight.rendered.parts, EXEC + self._mark)
         else:
             # MULTI itself can be refused here (BUSY, LOADING before Redis 6.2), and then what follows it would be
             # carried out one by one: wait for its +OK.
@@ -295,7 +300,7 @@ class Writer:
             self._fail(classify(line[1:].decode("utf-8", "replace"), "MULTI"))
             return
         self._waiting_multi = False
-        self._write(self.in_flight[0], self.in_flight[0].rendered.body, EXEC + self._mark)
+        self._write(self.in_flight[0], *self.in_flight[0].rendered.parts, EXEC + self._mark)
         self._gated_replies()
 
     def _gated_replies(self) -> None:
