@@ -8,6 +8,7 @@ is left. Capture never waits for replay.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _SPOOL_HIGH = 32 << 20
 _NO_ROOM_RETRY_S = 30.0
+_PLAN_S = 5.0
 
 Plan = Literal["stream", "snapshot", "wait"]
 
@@ -111,6 +113,7 @@ class Capture:
         self._reason = "first contact"
         self._joining = False
         self.joined: Position | None = None  # where `join` has begun
+        self._planned = asyncio.Event()  # the target's checkpoint is known
 
     # --- set-up and end ---
 
@@ -166,6 +169,9 @@ class Capture:
 
         ``mid_snapshot``: the checkpoint stands within the snapshot taken at ``position``.
         """
+        if position is not None and not mid_snapshot and not self._planned.is_set():
+            self._adopt(position)
+        self._planned.set()
         if position is not None and not mid_snapshot and self.journal.covers(position):
             if self.spool.complete:
                 self.spool.delete()  # applied, and the process ended or the target was lost before it could go
@@ -184,6 +190,39 @@ class Capture:
         else:
             self._ask(position, f"the journal does not reach the target's checkpoint {position}")
         return "wait"
+
+    def _adopt(self, position: Position) -> None:
+        """Bytes are missing in the journal: go on from the stretch that holds the checkpoint, if there is one."""
+        if self.journal.runs < 2 or self.journal.covers(position) or not self.journal.adopt(position):
+            return
+        log.info("the checkpoint %s is in an older stretch of the journal: going on from its end", position)
+        self.tail.restart(self.journal.end)
+        self.status.offset = self.journal.end
+        self.generation += 1
+
+    async def before_asking(self, known: set[str]) -> None:
+        """Before the source is asked to go on where the journal ends. ``known``: its replication ids; empty: not known.
+
+        Where the journal has a gap, or is of another source, the target's checkpoint tells better what to ask for, so
+        it is waited for, though not for long: a target that is away must not keep the stream from being taken.
+        """
+        ours = self.journal.position
+        if ours is None or self._planned.is_set():
+            return
+        foreign = bool(known) and ours.replid not in known
+        if foreign:
+            log.warning(
+                "the journal holds offsets %d to %d of replication id %s, which the source does not know (it is %s): "
+                "the target's checkpoint decides what is asked for",
+                self.journal.start,
+                self.journal.end,
+                ours.replid,
+                " and ".join(sorted(known)),
+            )
+        if foreign or self.journal.runs > 1:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PLAN_S):
+                    await self._planned.wait()
 
     def moved(self, to: Endpoint) -> None:
         """The source is another server now: leave the old one, whatever its connection does."""

@@ -59,6 +59,9 @@ class SourceWatch:
         if found is not None:
             self.learn(found)
             await self._look_for_fork(found)
+        if self.capture is not None:
+            known = set() if found is None else {found.replid, found.replid2} - {"", "0" * 40}
+            await self.capture.before_asking(known)
         return await located(self._config.source)
 
     async def _look_for_fork(self, source: ServerInfo) -> None:

@@ -176,6 +176,13 @@ class Journal:
     # -- figures -------------------------------------------------------------------------------------------------
 
     @property
+    def runs(self) -> int:
+        """How many stretches `open` found with bytes missing between them, until the first change gives all but the
+        newest up; see `adopt`.
+        """
+        return len(self._survey.runs)
+
+    @property
     def positioned(self) -> bool:
         """Whether the journal knows where it is: false until the first `reset`."""
         return bool(self._history.entries)
