@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import hiredis
-
 from canal.errors import CanalError, Refused
 from sync.config import LinkConfig
 from sync.tag import INDEX, RESERVED
@@ -127,10 +125,10 @@ async def leave_route(config: LinkConfig, conn: Connection) -> None:
 async def _living(conn: Connection, here: Server) -> list[Route]:
     """The routes of links into this server that are connected to it now."""
     flat, clients = await conn.calls([[b"HGETALL", ROUTES], [b"CLIENT", b"LIST"]])
-    if isinstance(flat, hiredis.ReplyError) or isinstance(clients, hiredis.ReplyError):
-        return []
+    if not (isinstance(clients, bytes) and isinstance(flat, list) and all(isinstance(one, bytes) for one in flat)):
+        return []  # refused, or no server that knows these commands
     alive = {name.split(":")[1] for name in client_names(clients) if name.startswith("redis-canal:")}
-    found = zip(flat[::2], flat[1::2], strict=True)
+    found = zip(flat[::2], flat[1::2], strict=False)
     routes = [_read(name.decode("utf-8", "replace"), text, here) for name, text in found]
     return [route for name, route in routes if route is not None and name in alive]
 

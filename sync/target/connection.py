@@ -62,6 +62,10 @@ class Connection(asyncio.Protocol):
         if self._on_data is not None:
             self._on_data(data)
             return
+        if not self._waiting:
+            label = self.endpoint.label
+            self.close(Unreachable(f"{self.who} {label} sent {len(data)} bytes that nothing had asked for"))
+            return
         try:
             self._reader.feed(data)
             while self._waiting and (reply := self._reader.gets()) is not False:

@@ -32,6 +32,7 @@ from sync.target.connection import MAX_REPLY, Connection
 from sync.target.errors import classify, is_transient
 
 _LONG: Final = 1 << 20
+_TEXT: Final = 1000  # of an error that is passed on
 
 GUARD: Final = b"""\
 redis.call('SELECT', 0)
@@ -146,6 +147,7 @@ class Writer:
         self._mark = encode([b"ECHO", nonce])
         self._mark_reply = b"$16\r\n" + nonce + b"\r\n"
         self._reader = hiredis.Reader()
+        self._unread = 0  # bytes fed to it since it last gave a reply
         conn.stream(self._data, self._lost, wake)
 
     # what the link asks
@@ -283,7 +285,9 @@ class Writer:
         if self.error is not None:
             return
         self._received += len(data)
-        if self._waiting_multi:
+        if not self.in_flight and self._ahead is None and not self._waiting_multi:
+            self._unasked(len(data))
+        elif self._waiting_multi:
             self._buffer += data
             self._multi_reply()
         elif self.in_flight and self.in_flight[0].guarded:
@@ -291,6 +295,11 @@ class Writer:
         else:
             self._buffer += data
             self._gated_replies()
+
+    def _unasked(self, size: int) -> None:
+        """Replies have come out of step with requests: which of them was whose cannot be told any more."""
+        label = self._conn.endpoint.label
+        self._fail(Unreachable(f"target {label} sent {size} bytes that nothing had asked for; starting anew"))
 
     def _multi_reply(self) -> None:
         if b"\r\n" not in self._buffer:
@@ -328,6 +337,8 @@ class Writer:
             if self.error is None:
                 self._release()
             self._wake()
+        if buffer and not self.in_flight and self._ahead is None and self.error is None:
+            self._unasked(len(buffer))
 
     def _without_mark(self, count: int) -> tuple[int, int] | None:
         """Where a transaction's replies end, and the reply to our mark, when the mark itself was refused.
@@ -396,14 +407,21 @@ class Writer:
     def _guarded_replies(self, data: bytes) -> None:
         try:
             self._reader.feed(data)
+            self._unread += len(data)
             while self.in_flight and self.in_flight[0].guarded:
                 reply = self._reader.gets()
                 if reply is False:
+                    if self._unread > MAX_REPLY:
+                        self._fail(Unreachable(f"target {self._conn.endpoint.label} sends replies without end"))
                     return
-                if isinstance(reply, hiredis.ReplyError) or not isinstance(reply, list):
-                    text = str(reply)
+                self._unread = 0
+                if isinstance(reply, hiredis.ReplyError):
                     # the script's first write is the tag: an error reply means that nothing was applied
-                    self._fail(self._verdict(text))
+                    self._fail(self._verdict(str(reply)[:_TEXT]))
+                    return
+                if not isinstance(reply, list) or len(reply) % 2:
+                    label, told = self._conn.endpoint.label, repr(reply)[:80]
+                    self._fail(Unreachable(f"target {label}: expected what a batch's script returns, got {told}"))
                     return
                 flight = self.in_flight.popleft()
                 self._bytes -= flight.size
@@ -413,6 +431,8 @@ class Writer:
                 if self.error is None and not self.in_flight:
                     self._release()
                 self._wake()
+            if not self.in_flight and self._ahead is None and self._reader.gets() is not False:
+                self._unasked(len(data))
         except hiredis.ProtocolError as error:
             self._fail(Unreachable(f"target sent what is no reply: {error}"))
 

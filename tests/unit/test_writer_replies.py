@@ -239,7 +239,9 @@ def test_guarded_batches_are_pipelined_and_committed_in_order() -> None:
         (b"-ERR Error running script (call to f_1): @user_script:11: @user_script: 11: -NOREPLICAS no\r\n", Unready),
         (b"-NOPERM this user has no permissions\r\n", Unready),
         (b"-ERR Error running script (call to f_1): @user_script:11: -WRONGTYPE x\r\n", ReplayError),
-        (b"+OK\r\n", ReplayError),
+        (b"+OK\r\n", Unreachable),  # no error, and nothing that the script returns: replies are out of step
+        (b"*-1\r\n", Unreachable),
+        (b"*1\r\n:1\r\n", Unreachable),
     ],
 )
 def test_a_refused_script_commits_nothing(reply: bytes, kind: type[CanalError]) -> None:
@@ -307,3 +309,38 @@ def test_a_reply_is_skipped_only_when_it_is_all_there(reply: bytes) -> None:
     assert skip_reply(b"xx" + reply + b"+next\r\n", 2) == 2 + len(reply)
     for cut in range(len(reply)):
         assert skip_reply(reply[:cut], 0) == -1
+
+
+# --- a target that lies: replies out of step, and replies without end
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_reply_that_nobody_asked_for_ends_the_connection(guarded: bool) -> None:
+    bench = Bench(guarded=guarded)
+    bench.give(b"*0\r\n")
+    assert isinstance(bench.writer.error, Unreachable) and "nothing had asked for" in str(bench.writer.error)
+    assert bench.commits == []
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_one_reply_too_many_ends_the_connection_before_it_counts_for_another_batch(guarded: bool) -> None:
+    bench = Bench(guarded=guarded)
+    bench.submit(10)
+    reply = b"*0\r\n" if guarded else good(2) + bench.mark
+    bench.give(reply, reply)
+    assert bench.commits == [(10, [])]
+    assert isinstance(bench.writer.error, Unreachable) and "nothing had asked for" in str(bench.writer.error)
+    assert not bench.writer.room
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_reply_without_end_is_given_up(guarded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sync.target.standalone.MAX_REPLY", 10_000)
+    bench = Bench(guarded=guarded)
+    bench.submit(10)
+    for _ in range(100):
+        bench.give(b"+" + b"x" * 1000)
+        if bench.writer.error is not None:
+            break
+    assert isinstance(bench.writer.error, Unreachable) and "replies without end" in str(bench.writer.error)
+    assert bench.commits == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -121,10 +122,25 @@ def _unready(world: World) -> list[str]:
 
 
 def _told(world: World) -> str:
-    figures = ("state", "link_state", "phase", "error", "detail", "lag_bytes", "source_connected", "target_connected")
+    figures = (
+        "full_resync_reasons",
+        "state",
+        "link_state",
+        "phase",
+        "error",
+        "detail",
+        "lag_bytes",
+        "source_connected",
+        "target_connected",
+    )
     return "\n".join(
         f"  {task}: " + ", ".join(f"{name}={shard.get(name)!r}" for name in figures)
         for task, shard in world.shards().items()
+    ) + "".join(
+        f"\n  {node.name}: {line}"
+        for node in world.nodes
+        for line in node.log().splitlines()
+        if re.search(r"resync|snapshot|fork|parts from|ERROR|FULLRESYNC", line)
     )
 
 

@@ -155,7 +155,7 @@ class World:
             f"target: {{datacenter: {direction.target.name}, url: '{direction.doors[1].proxy.url}'}}",
             f"journal: {{segment_bytes: {chance.choice(('256KiB', '2MiB', '64MiB'))}, "
             f"tail_bytes: {chance.choice(('64KiB', '1MiB', '8MiB'))}, retain_bytes: 4MiB, retain_seconds: 5, "
-            f"fsync: {chance.choice(('always', 'everysec', 'no'))}}}",
+            f"fsync: '{chance.choice(('always', 'everysec', 'no'))}'}}",
             f"writer: {chance.choice(('auto', 'gated', 'guarded'))}",
             f"batch_commands: {chance.choice((1, 20, 1000))}",
         ]
