@@ -66,3 +66,23 @@ def test_percentiles_and_spread() -> None:
     assert common.percentiles(values) == {"p50": 50.0, "p99": 99.0}
     assert common.percentiles([7.0]) == {"p50": 7.0, "p99": 7.0}
     assert common.spread([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0}
+
+
+def test_mixed() -> None:
+    found = bench("mixed", "--only", "hot-compact", "--only", "transactions", "--commands", "5000", "--rounds", "1")
+    assert found["hot-compact"]["left_out"] > 1000
+    assert found["transactions"]["keys_compared"] > 1000
+
+
+def test_two_way() -> None:
+    found = bench("two_way", "--commands", "5000", "--rounds", "1", "--samples", "5")
+    assert found["ratio"]["min"] > 0
+    assert found["keys_compared"] == 2 * 2500 + 1 + 2 + 2 * 5  # the loads, their tokens, and the latency samples
+    assert min(found["loops_dropped"]) > 0
+
+
+def test_wan() -> None:
+    found = bench("wan", "--commands", "5000", "--rounds", "1", "--rtt", "10")["10 ms"]
+    assert found["writer"] == "guarded"
+    assert found["idle_ms"]["canal"] > 4
+    assert found["keys_compared"] == 2501
