@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -108,10 +108,17 @@ class Server:
         wait_for(lambda: self.client.info("replication").get("master_link_status") == "up", f"{self.name} is a replica")
 
 
+class Reachable(Protocol):
+    """A server, or several behind one URL."""
+
+    @property
+    def url(self) -> str: ...
+
+
 class Daemon:
     """``redis-canal run`` over two servers."""
 
-    def __init__(self, directory: Path, source: Server, target: Server, *options: str) -> None:
+    def __init__(self, directory: Path, source: Server, target: Reachable, *options: str) -> None:
         (self.http_port,) = free_ports(1)
         self.log = directory / "daemon.log"
         self.began = time.time()
@@ -169,7 +176,7 @@ class Workshop:
         self.processes.append(made.process)
         return made
 
-    def daemon(self, source: Server, target: Server, *options: str) -> Daemon:
+    def daemon(self, source: Server, target: Reachable, *options: str) -> Daemon:
         self._count += 1
         place = self.directory / f"daemon{self._count}"
         place.mkdir()

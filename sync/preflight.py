@@ -10,9 +10,10 @@ from canal.endpoint import control
 from canal.errors import CanalError, ConfigError, Refused
 from canal.position import Position
 from sync.config import LinkConfig
+from sync.placing import Placing
 from sync.tag import Checkpoint
 from sync.target.connection import Connection, connect
-from sync.target.fence import ServerInfo, databases, server_info, user_keys
+from sync.target.fence import ServerInfo, databases, parse_info, server_info, user_keys
 
 log = logging.getLogger(__name__)
 
@@ -111,4 +112,25 @@ def refuse_cluster(config: LinkConfig, target: ServerInfo) -> None:
         raise ConfigError(
             f"target {config.target.label} is a node of a Redis Cluster: give the cluster as "
             "redis+cluster://HOST:PORT,… (with one or several of its nodes)"
+        )
+
+
+async def refuse_databases(config: LinkConfig, placing: Placing) -> None:
+    """Raise ConfigError when the source has keys that would go to another database of a cluster than 0.
+
+    A source that may not be asked is passed over; what comes later becomes dead letters.
+    """
+    try:
+        async with control(config.source) as client:
+            raw: Any = await client.execute_command(b"INFO", b"keyspace")  # type: ignore[no-untyped-call]
+    except Exception as error:
+        log.debug("no INFO of the source: %s", error)
+        return
+    held = [int(name[2:]) for name in parse_info(raw) if name.startswith("db") and name[2:].isdigit()]
+    beyond = [db for db in sorted(held) if placing.carries(db) and placing.database(db) != 0]
+    if beyond:
+        names = ", ".join(map(str, beyond))
+        raise ConfigError(
+            f"source {config.source.label} has keys in database {names}, and a Redis Cluster has database 0 only: map "
+            f"it (--db-map {beyond[0]}:0, where no keys clash), or leave it out (--exclude-db {beyond[0]})"
         )

@@ -30,6 +30,7 @@ from sync.order import Order
 from sync.preflight import (
     kind,
     refuse_cluster,
+    refuse_databases,
     refuse_evictions,
     refuse_same,
     refuse_same_stream,
@@ -47,7 +48,10 @@ from sync.slots import SlotKeeper
 from sync.snapshot import Contact, SnapshotRun
 from sync.status import LinkStatus
 from sync.tag import Checkpoint, Tagger, checkpoint_key
+from sync.target.cluster.connection import ClusterConnection
+from sync.target.cluster.fencing import ClusterFence
 from sync.target.cluster.parts import ClusterParts, fence_target
+from sync.target.cluster.rewinding import furthest, rewind
 from sync.target.cluster.writer import ClusterWriter, open_writer
 from sync.target.connection import Connection, connect
 from sync.target.duplicates import claim_source, refuse_duplicate
@@ -241,7 +245,8 @@ class Replay:
             self._troubles.met(fenced.info.run_id)
             checkpoint = self._own(fenced.checkpoint)
             if checkpoint.position is not None:
-                self._found_at = checkpoint.position.offset
+                position = checkpoint.position
+                self._found_at = furthest(fenced) if isinstance(fenced, ClusterFence) else position.offset
             return await self._work(conn, fenced, checkpoint)
         finally:
             conn.close()
@@ -276,6 +281,8 @@ class Replay:
             refuse_evictions(config, source, target)
             if not self._transform.identity and (count := await source_databases(config)) is not None:
                 self._transform.placing.source_has(count)  # FLUSHALL of a filtered link names them
+            if target.cluster:
+                await refuse_databases(config, self._transform.placing)
             await refuse_doubled(config, conn)
         # each time: a target that lost its checkpoint and holds data is not the one that it was
         mine = self._own(await read_checkpoint(conn, self._key))
@@ -302,6 +309,13 @@ class Replay:
         """Replay on a fenced connection, as the capture's plan says."""
         config, status, capture = self._config, self._status, self._capture
         fork = Fork.load(config.state_dir)
+        if fork is not None and isinstance(conn, ClusterConnection) and isinstance(fenced, ClusterFence):
+            where = fork.position, fork.db
+            fenced = await rewind(conn, fenced, config.task, config.shard, where, fork.places, self._at_target)
+            checkpoint = self._own(fenced.checkpoint)
+            self._found_at = furthest(fenced)
+            Fork.forget(config.state_dir)
+            fork = None
         if fork is not None:
             checkpoint = self._gone_back(fork, checkpoint)
         wanted, joins = checkpoint, False

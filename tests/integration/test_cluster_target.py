@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from canal.cluster import slot_of
+from canal.errors import ConfigError
+from sync.placing import TransformOptions
 from tests.support.cluster import Cluster
 from tests.support.compare import assert_equal
 from tests.support.links import Link, LinkProcess
@@ -127,6 +129,48 @@ def test_commands_over_several_slots(tmp_path: Path) -> None:
         link.in_step(source)
         assert_same(source, cluster)
         assert link.status.full_resyncs == 1
+
+
+def test_a_full_resync_converges(tmp_path: Path) -> None:
+    """What the source no longer has goes from every node; big values are made in their slot."""
+    with Server.start() as source, Cluster.start() as cluster:
+        client = source.client()
+        client.mset({f"k{n}": n for n in range(2000)})
+        client.rpush("big", *(f"{n:0500}" for n in range(3000)))
+        with Link(source, cluster, tmp_path / "a", snapshot_big_key_bytes=100_000) as link:
+            link.streaming()
+        assert_same(source, cluster)
+        client.delete(*(f"k{n}" for n in range(300)))
+        client.incr("k500")
+        cluster.ask("SET", "stranger", "of the target")
+        with Link(source, cluster, tmp_path / "b", snapshot_mode="always", snapshot_stale_keys="delete") as link:
+            link.streaming()
+            client.incr("k501")
+            link.in_step(source)
+        assert_same(source, cluster)
+
+
+def test_other_databases_are_refused_before_the_start(tmp_path: Path) -> None:
+    with Server.start() as source, Cluster.start() as cluster:
+        source.client(db=3).set("k", "v")
+        with Link(source, cluster, tmp_path / "a") as link:
+            error = link.failed()
+            assert isinstance(error, ConfigError)
+            assert "database 3" in str(error) and "--db-map 3:0" in str(error)
+        assert cluster.dbsize() == 0
+        with Link(
+            source, cluster, tmp_path / "b", transform=TransformOptions(db_map={3: 0}, exclude_databases=frozenset({0}))
+        ) as link:
+            link.streaming()
+            source.client(db=3).incr("n")
+            link.in_step(source)
+        assert cluster.ask("GET", "k") == b"v"
+        assert cluster.ask("GET", "n") == b"1"
+
+
+def test_a_node_of_a_cluster_is_no_target_by_itself(tmp_path: Path) -> None:
+    with Server.start() as source, Cluster.start() as cluster, Link(source, cluster.nodes[0], tmp_path) as link:
+        assert "redis+cluster://" in str(link.failed())
 
 
 def applied(source: Server, cluster: Cluster) -> bool:
