@@ -33,6 +33,8 @@ from sync.target.fence import (
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 2000
+NODES = b"nodes"
+"""Field of the link's checkpoint: the run ids of the masters when a snapshot began to be applied."""
 NOWHERE = "0" * 40
 """A replication id that no source has: what starts from it gets a full resync."""
 
@@ -81,6 +83,9 @@ async def fence_cluster(
         checkpoint = replace(checkpoint, position=start[0], db=start[1])
     oldest = min(infos, key=lambda info: info.numbers)
     run_ids = ",".join(sorted(info.run_id for info in infos))
+    if checkpoint.snapshot and await conn.call(b"HGET", key, NODES) != run_ids.encode():
+        # another master than at its beginning may lack keys that were restored: they are restored again
+        checkpoint = replace(checkpoint, progress=0)
     return ClusterFence(checkpoint, replace(oldest, run_id=run_ids), True, rtt, records)
 
 

@@ -29,7 +29,7 @@ from sync.render import Failures
 from sync.status import LinkStatus
 from sync.tag import Tagger
 from sync.target.cluster.connection import ClusterConnection
-from sync.target.cluster.fencing import ClusterFence, NodeTag, fence_node, open_node
+from sync.target.cluster.fencing import NODES, ClusterFence, NodeTag, fence_node, open_node
 from sync.target.cluster.lanes import Lanes, argc_of, of_slot, without
 from sync.target.cluster.moving import MovingSlots, Waiting
 from sync.target.cluster.node import Flight, NodeLink, Part
@@ -74,6 +74,7 @@ class ClusterWriter:
         self.lanes = lanes
         self.links: list[NodeLink] = []
         self.epoch = fence.checkpoint.epoch
+        self._run_ids = fence.info.run_id
         self.gated = False  # a transaction for each slot in the place of the script; for measuring
         self.task, self.shard = task, shard
         self.prefix = record_prefix(task, shard)
@@ -333,7 +334,7 @@ class ClusterWriter:
             self.save(done.batch)
         self.wake()
 
-    def save(self, batch: Batch, *, now: bool = False) -> None:
+    def save(self, batch: Batch, *, now: bool = False, nodes: bool = False) -> None:
         """The link's checkpoint, now and then; a snapshot's progress depends on it."""
         moment = time.monotonic()
         if not now and batch.units and moment - self._saved_at < _SAVE_S:
@@ -348,7 +349,8 @@ class ClusterWriter:
             progress=batch.progress,
             full=True,
         )
-        argv += [] if b"epoch" in argv[2::2] else [b"epoch", b"%d" % self.epoch]
+        if nodes:
+            argv += [NODES, self._run_ids.encode()]
         index = self.lanes.owners[slot_of(self._tagger.key)]
         if index:
             self.links[index - 1].send(encode(argv), 1, self._saved)
