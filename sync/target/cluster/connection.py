@@ -18,6 +18,7 @@ from canal.cluster.discover import discover
 from canal.commands import all_keys
 from canal.endpoint import Endpoint
 from canal.errors import CanalError, Unreachable, Unready
+from canal.resp import parse
 from sync.target.connection import Connection, connect
 from sync.target.errors import classify
 
@@ -94,6 +95,15 @@ class ClusterConnection(Connection):
                 replies[number] = await self._redirected(commands[number], str(reply), timeout)
         return replies
 
+    async def bulk(self, raw: bytes, count: int, timeout: float = 30.0) -> list[Any]:
+        """Send ``count`` commands that are encoded already."""
+        commands: list[list[bytes]] = []
+        at = 0
+        while (parsed := parse(raw, at, len(raw))) is not None:
+            argv, at = parsed
+            commands.append(argv)
+        return await self.calls(commands, timeout)
+
     async def _part(
         self, node: str, numbers: list[int], commands: list[list[bytes]], replies: list[Any], timeout: float
     ) -> None:
@@ -156,8 +166,11 @@ class ClusterConnection(Connection):
     async def node(self, node_id: str) -> Connection:
         """The connection to a master."""
         conn = self.nodes.get(node_id)
-        if conn is not None:
+        if conn is not None and (conn.closed is None or conn.streaming):
             return conn
+        if conn is not None:  # it broke: perhaps another node has its slots by now
+            del self.nodes[node_id]
+            await self.refresh()
         member = next((one for one in self.topology.masters if one.id == node_id), None)
         if member is None:
             raise Unready(f"{self.who} {self.endpoint.label}: node {node_id} is no master any more")

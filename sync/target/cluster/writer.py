@@ -92,6 +92,7 @@ class ClusterWriter:
         self._moved = (-1, -1)
         self._moved_at = 0.0
         self._saved_at = 0.0
+        self._unsaved: Batch | None = None
 
     # what the session asks
 
@@ -338,8 +339,11 @@ class ClusterWriter:
         """The link's checkpoint, now and then; a snapshot's progress depends on it."""
         moment = time.monotonic()
         if not now and batch.units and moment - self._saved_at < _SAVE_S:
+            if self._unsaved is None:  # nothing may come after it
+                asyncio.get_running_loop().call_later(_SAVE_S, self._save_late)
+            self._unsaved = batch
             return
-        self._saved_at = moment
+        self._saved_at, self._unsaved = moment, None
         argv = self._tagger.make(
             Position(self.replid_at(batch.end), batch.end),
             batch.db,
@@ -354,6 +358,11 @@ class ClusterWriter:
         index = self.lanes.owners[slot_of(self._tagger.key)]
         if index:
             self.links[index - 1].send(encode(argv), 1, self._saved)
+
+    def _save_late(self) -> None:
+        batch, self._unsaved = self._unsaved, None
+        if batch is not None and self.error is None:
+            self.save(batch, now=True)
 
     def _saved(self, replies: list[Any]) -> None:
         if isinstance(replies[0], hiredis.ReplyError) and not str(replies[0]).startswith(("MOVED", "ASK", "TRYAGAIN")):
