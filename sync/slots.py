@@ -3,12 +3,15 @@
 Each shard is a stream of its own, so that at the target the old owner's last commands (its DELs among them) may come
 after the new owner's first ones. Therefore a slot is handed over at the target, by the map of `sync.slotmap`:
 
-1. The old owner's link sees that the cluster gave a slot to somebody else. It asks its master for the offset (nothing
-   of the slot comes after that), waits until everything up to there is committed, and takes the slot out of its field.
-2. The new owner's link waits until nobody has the slot. Then no other stream touches its keys any more. All keys of
-   the slot, those at the source and those at the target, are passed over in the stream and fetched from the new owner
-   at an exact offset (`sync.refetch`): what it does not have is removed. When the set of these keys is committed, the
-   slot is entered in its own field.
+1. The new owner's link sees that the cluster gave it a slot. It asks all other shards, by a token in the map, to commit
+   what they have by then: each takes its master's offset and waits until everything up to there is at the target. From
+   then on no other stream touches the slot's keys. The old owner takes the slot out of its field likewise.
+2. All keys of the slot, those at the source and those at the target, are passed over in the stream and fetched from the
+   new owner at an exact offset (`sync.refetch`): what it does not have is removed. When the set of these keys is
+   committed, the slot is entered in the new owner's field.
+
+A slot that went away and came back, seen or not, tells so by the RESTORE-ASKING of its keys: in the transaction that
+has the first of them the slot leaves the shard's field, and is then taken as any other.
 
 Every step stands at the target and may be repeated, so a crash between any two, a target that failed over and lost some
 of them, and workers on different machines make no difference. Nothing is written to the source.
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
@@ -43,7 +47,7 @@ from sync.target.cluster.scanning import nodes_of
 from sync.target.connection import Connection, connect
 from sync.target.fence import parse_info
 from sync.transform import Transform
-from sync.unit import Adjusted, Rules
+from sync.unit import Adjusted, Dropped, Impossible, Rules
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +75,14 @@ class SlotKeeper:
         self._done = asyncio.Event()
         self._asked = False
         self._turn_s = 0.0
+        self._dirty: frozenset[int] = frozenset()  # keys were moved into these while others may write to them
+        self._came: set[int] = set()  # into which keys were moved while they were being taken
+        self._wanted: frozenset[int] = frozenset()  # for which the token in the map asks
 
     @property
     def mine(self) -> frozenset[int]:
         """The slots that this shard has for certain: by the cluster's last word, and handed over at the target."""
-        return self.owned & known(self._config.source).slots
+        return (self.owned - self._dirty) & known(self._config.source).slots
 
     def settled(self, argv: list[bytes], db: int) -> bool:
         """False when a command writes a key of a slot that is being handed over."""
@@ -94,12 +101,13 @@ class SlotKeeper:
                 await refuse_full(self._config, conn)
                 await store(conn, there, uid)
                 continue
-            if self._config.shard in there.shards:
+            shard = self._config.shard
+            if shard in there.shards:
+                self._dirty, self._wanted = there.dirty.get(shard, frozenset()), frozenset()
                 self._show(there)
                 return
-            free = known(self._config.source).slots - there.others(self._config.shard)
-            if await store(conn, there, uid, self._config.shard, free):
-                continue
+            free = known(self._config.source).slots - there.others(shard)
+            await store(conn, there, uid, {f"shard:{shard}": ranges(free)})
         raise Unready(f"target {self._config.target.label}: the map of slots keeps changing")
 
     def _show(self, there: SlotMap) -> None:
@@ -118,12 +126,33 @@ class SlotKeeper:
         inner = rules.adjust
 
         def adjust(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
-            if argv[0].upper() in FLUSH_NAMES:
-                key, name = slots_key(self._config.task), b"shard:" + self._config.shard.encode()
-                return [(0, [b"HSET", key, name, b""]), (0, [b"HINCRBY", key, b"version", b"1"])]
+            name = argv[0].upper()
+            if name in FLUSH_NAMES:
+                self._dirty |= self.owned
+                return self._given_up()
+            if name == b"RESTORE-ASKING" and len(argv) > 1:
+                slot = slot_of(argv[1])
+                self._came.add(slot)
+                if slot in self._dirty:
+                    return inner(db, argv, received_ms, end)
+                self._dirty |= {slot}
+                result = inner(db, argv, received_ms, end)
+                if isinstance(result, Impossible):
+                    return result
+                return self._given_up() + ([] if isinstance(result, Dropped) else result)
             return inner(db, argv, received_ms, end)
 
         rules.adjust = adjust
+
+    def _given_up(self) -> Commands:
+        """This shard does not answer for its dirty slots any more, in the transaction that makes them so."""
+        key, shard = slots_key(self._config.task), self._config.shard.encode()
+        left, dirty = ranges(self.owned - self._dirty).encode(), ranges(self._dirty).encode()
+        return [
+            (0, [b"HSET", key, b"shard:" + shard, left]),
+            (0, [b"HSET", key, b"dirty:" + shard, dirty]),
+            (0, [b"HINCRBY", key, b"version", b"1"]),
+        ]
 
     def due(self, refetch: Refetch, session: object) -> Commands:
         """What the session is to commit next for a handover. Called when nothing is on its way."""
@@ -185,31 +214,54 @@ class SlotKeeper:
                 return  # of another task by now, or a target that was replaced: the next session sees to it
             self._show(there)
             served = frozenset().union(*(slots_of(shard) for shard in view.topology.shards))
-            lost = (self.owned - mine) & served if view.ok else frozenset()
-            gained = mine - self.owned - there.others(config.shard) if view.ok else frozenset()
-            self._status.slots_waiting = len(mine - self.owned) + len(lost)
-            if lost:
-                await self._release(conn, lost)
+            lost = ((self.owned | self._dirty) - mine) & served if view.ok else frozenset()
+            gained = (mine - self.owned) | (mine & self._dirty) if view.ok else frozenset()
+            self._status.slots_waiting = len(gained) + len(lost)
+            if lost or there.unanswered(config.shard):
+                await self._drained(conn, lost, served - mine, there.unanswered(config.shard))
             elif gained:
-                await self._acquire(conn, gained)
+                await self._take(conn, there, gained - there.others(config.shard))
         finally:
             conn.close()
 
-    async def _release(self, conn: Connection, lost: frozenset[int]) -> None:
+    async def _drained(
+        self, conn: Connection, lost: frozenset[int], elsewhere: frozenset[int], tokens: dict[str, str]
+    ) -> None:
+        """Have everything committed that came so far; then give the lost slots up, and answer who asked."""
         end = await self._source_position()
-        status = self._status
+        status, shard = self._status, self._config.shard
         while status.replid != end.replid or status.applied_offset < end.offset:
             if status.replid not in (None, end.replid) or status.state != "streaming":
                 return  # it has failed over meanwhile: look again
             await asyncio.sleep(0.05)
-        await self._commit([], lost)
+        await self._commit([], elsewhere)
         there = await read(conn, self._config.task)
-        left = there.shards.get(self._config.shard, frozenset()) - lost
-        if there.uid == self._uid and await store(conn, there, self._uid, self._config.shard, left):
-            log.info("%s/%s: slots %s were moved away", self._config.task, self._config.shard, ranges(lost))
+        left = there.shards.get(shard, frozenset()) - lost
+        dirty = self._dirty - lost
+        fields: dict[str, str | None] = {f"ack:{shard}/{name}": token for name, token in tokens.items()}
+        if lost:
+            fields |= {f"shard:{shard}": ranges(left), f"dirty:{shard}": ranges(dirty) or None}
+        if there.uid != self._uid or not await store(conn, there, self._uid, fields):
+            return
+        if lost:
+            log.info("%s/%s: slots %s were moved away", self._config.task, shard, ranges(lost))
             status.slots_moved += len(lost)
-            self.owned = left
+            self.owned, self._dirty = left, self._dirty - lost
             status.slots = ranges(left)
+
+    async def _take(self, conn: Connection, there: SlotMap, free: frozenset[int]) -> None:
+        """Ask the others first; once all have answered, take the slots that were asked for."""
+        shard = self._config.shard
+        if not free:
+            return
+        if not self._wanted:
+            if await store(conn, there, self._uid, {f"ask:{shard}": secrets.token_hex(8)}):
+                self._wanted = free
+            return
+        if there.answered(shard):
+            wanted, self._wanted = self._wanted & free, frozenset()
+            if wanted:
+                await self._acquire(conn, wanted)
 
     async def _source_position(self) -> Position:
         source = await connect(self._config.source, who="source")
@@ -220,20 +272,24 @@ class SlotKeeper:
         return Position(info["master_replid"], int(info["master_repl_offset"]))
 
     async def _acquire(self, conn: Connection, gained: frozenset[int]) -> None:
+        self._came.clear()
         places = dict.fromkeys(await self._at_source(gained))
         async for place in self._at_target(conn, gained):
             places[place] = None
         await self._commit(list(places))
         there = await read(conn, self._config.task)
-        free = gained - there.others(self._config.shard)
-        now = there.shards.get(self._config.shard, frozenset()) | free
-        if there.uid == self._uid and await store(conn, there, self._uid, self._config.shard, now):
+        shard = self._config.shard
+        free = gained - there.others(shard) - self._came
+        now = there.shards.get(shard, frozenset()) | free
+        dirty = self._dirty - free
+        fields = {f"shard:{shard}": ranges(now), f"dirty:{shard}": ranges(dirty) or None, f"ask:{shard}": None}
+        if there.uid == self._uid and await store(conn, there, self._uid, fields):
             log.info(
                 "%s/%s: slots %s were moved here; %d keys of them are fetched again",
                 *(self._config.task, self._config.shard, ranges(free), len(places)),
             )
             self._status.slots_moved += len(free)
-            self.owned = now
+            self.owned, self._dirty = now, self._dirty - free
             self._status.slots = ranges(now)
 
     async def _at_source(self, slots: frozenset[int]) -> list[Place]:
@@ -291,7 +347,9 @@ class SlotKeeper:
                 there = await read(conn, self._config.task)
                 if there.uid != self._uid or self._config.shard not in there.shards:
                     return
-                if await store(conn, there, self._uid, self._config.shard, None):
+                shard = self._config.shard
+                named = (f"shard:{shard}", f"dirty:{shard}", f"ask:{shard}")
+                if await store(conn, there, self._uid, dict.fromkeys(named)):
                     return
         finally:
             conn.close()
