@@ -43,7 +43,9 @@ def measure(shop: common.Workshop, given: Any) -> dict[str, Any]:
     blocks = mixed_blocks(given.commands, given.keys, given.size, given.ttl_seconds)
     loader = common.Loader(source)
     loader.send(blocks)  # the keys exist before the first round
-    common.wait_for(lambda: daemon.status()["applied_offset"] >= source.offset - 200, "the keys are on the target", 600)
+    common.wait_for(
+        lambda: daemon.status().get("applied_offset", 0) >= source.offset - 200, "the keys are on the target", 600
+    )
     runs: dict[str, list[dict[str, float]]] = {"native": [], "canal": []}
     consumers = {"native": (replica.process, replica, target), "canal": (daemon.process, target, replica)}
     for number in range(given.rounds):

@@ -34,6 +34,13 @@ def test_catchup() -> None:
     assert {"p50", "p99"} <= set(found["latency_ms"]["native"])
 
 
+def test_catchup_with_deadlines() -> None:
+    found = bench("catchup_ttl", "--commands", "12000", "--keys", "6000", "--rounds", "1")
+    assert found["ratio"]["min"] > 0
+    assert found["keys_compared"] == 6001  # the load and its token
+    assert found["status"]["full_resyncs"] == 1
+
+
 def test_snapshot() -> None:
     found = bench("snapshot", "--scale", "0.002", "--rounds", "1")
     assert {"small_strings", "hashes", "zset", "mixed"} <= set(found)
