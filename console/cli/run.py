@@ -19,8 +19,13 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
 
 
 @click.command(name="run", short_help="Run one link in the foreground.")
-@click.option("--source", required=True, metavar="URL", help="Master to follow: redis://, rediss:// or unix://.")
-@click.option("--target", required=True, metavar="URL", help="Master to write to: redis://, rediss:// or unix://.")
+@click.option(
+    "--source",
+    required=True,
+    metavar="URL",
+    help="What to follow: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://.",
+)
+@click.option("--target", required=True, metavar="URL", help="What to write to, likewise.")
 @click.option("--name", metavar="TASK", help="Name of the task (default: <source-dc>-<target-dc>).")
 @click.option("--source-dc", metavar="DC", help="Datacenter of the source (default: source).")
 @click.option("--target-dc", metavar="DC", help="Datacenter of the target (default: target).")

@@ -65,7 +65,12 @@ def options_of(given: dict[str, Any]) -> Options:
 
 
 @click.command(name="verify", short_help="Compare two servers by content.")
-@click.option("--source", required=True, metavar="URL", help="First side: redis://, rediss:// or unix://.")
+@click.option(
+    "--source",
+    required=True,
+    metavar="URL",
+    help="First side: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://.",
+)
 @click.option("--target", required=True, metavar="URL", help="Second side.")
 @side_options("source")
 @side_options("target")

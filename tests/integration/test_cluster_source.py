@@ -146,34 +146,3 @@ def test_a_target_with_data_is_refused_once_for_all_shards(redis_server: StartSe
         assert target.control.get("a") is None
         with LinkProcess(cluster, target, tmp_path, "--stale-keys", "delete") as link:
             in_the_end_equal(cluster, target, link)
-
-
-@pytest.mark.timeout(900 if SOAK else 300)
-def test_onto_a_cluster_of_another_layout(tmp_path: Path) -> None:
-    """Kills, and slots moved at both ends, under load."""
-    with (
-        Cluster.start(3, 0, "7.0", repl_backlog_size="32mb") as source,
-        Cluster.start(5 if SOAK else 2, 0, "7.0") as target,
-    ):
-        seed(source)
-        with LinkProcess(source, target, tmp_path) as link, ClusterLoad(source, rate=400) as load:
-            load.wait(800)
-            for number in range(KILLS):
-                link.kill()
-                link.start()
-                load.wait(200)
-                for cluster in (source, target):
-                    giver, taker = cluster.masters[number % 2], cluster.masters[number % 2 - 1]
-                    cluster.move_slots(giver.serves()[: MOVED // 3], taker)
-                load.wait(100)
-            load.stop()
-
-            def equal() -> bool:
-                assert link.running, link.log[-4000:]
-                with source.gathered() as mine, target.gathered() as theirs:
-                    return not differences(mine, theirs, limit=1)
-
-            wait_until(equal, 120, "both clusters hold the same", every=0.3)
-            assert link.terminate() == 0, link.log[-4000:]
-        letters = list((tmp_path / "state").rglob("dead-letters.jsonl"))
-        assert not [path for path in letters if path.read_text()], link.log[-3000:]
