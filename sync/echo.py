@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 import hiredis
 
 from canal.backoff import Backoff
+from canal.cluster import slot_of
 from canal.endpoint import Endpoint
 from canal.errors import CanalError, Unready
 from canal.position import Position
@@ -108,9 +109,20 @@ async def _echo_keys(conn: Connection, places: Sequence[Place], big_bytes: int) 
     result = replies[-2]
     if not isinstance(result, list):
         first = next((str(one) for one in replies if isinstance(one, hiredis.ReplyError)), str(result))
+        if "CROSSSLOT" in first or "CROSSSLOT" in str(result):
+            return await _echo_by_slot(conn, places, big_bytes)
         raise classify(first, "echoing keys", conn.who)
     after = _position(conn, result[0])
     return [_outcome(conn, place, result[number], after) for place, number in zip(places, numbers, strict=True)]
+
+
+async def _echo_by_slot(conn: Connection, places: Sequence[Place], big_bytes: int) -> list[Echoed]:
+    """At a node of a cluster, where a transaction is of one slot."""
+    slots: dict[int, list[Place]] = {}
+    for place in places:
+        slots.setdefault(slot_of(place[1]), []).append(place)
+    done = {one.place: one for some in slots.values() for one in await _echo_keys(conn, some, big_bytes)}
+    return [done[place] for place in places]
 
 
 def _position(conn: Connection, raw: Any) -> Position:
