@@ -98,7 +98,7 @@ def written_beyond(journal: Journal, boundary: tuple[int, int], fork: int) -> tu
         if at < fork:
             continue
         name = argv[0].upper()
-        if name in (b"SELECT", b"MULTI", b"EXEC", b"PING", b"REPLCONF", b"PUBLISH", b"SPUBLISH"):
+        if name in (b"SELECT", b"MULTI", b"EXEC", b"PING", b"REPLCONF", b"PUBLISH", b"SPUBLISH", b"CLUSTER"):
             continue
         written = [place for place in written_in(db, argv) if not is_reserved(place[1])]
         info = lookup(name)

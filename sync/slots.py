@@ -127,6 +127,8 @@ class SlotKeeper:
 
         def adjust(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
             name = argv[0].upper()
+            if name == b"CLUSTER":
+                return Dropped("cluster")  # Valkey 8 on tells its replicas SETSLOT by the stream
             if name in FLUSH_NAMES:
                 self._dirty |= self.owned
                 return self._given_up()

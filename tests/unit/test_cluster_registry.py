@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from canal.cluster import slot_of
 from canal.cluster.registry import Registry
+from canal.cluster.shards import shard_endpoint
 from canal.cluster.topology import Member, Shard, Topology
 from canal.errors import StateError
+from canal.url import parse_url
+from sync.config import LinkConfig
+from sync.placing import TransformOptions
 from sync.slotmap import SlotMap, parse_ranges, ranges
+from sync.slots import SlotKeeper
+from sync.status import LinkStatus
+from sync.transform import Transform
+from sync.unit import Adjusted, Dropped, Rules
 
 
 def shard(master: str | None, *replicas: str, slots: tuple[int, int] | None = (0, 1)) -> Shard:
@@ -83,3 +94,47 @@ def test_what_is_no_range_is_refused(text: str) -> None:
 def test_others() -> None:
     there = SlotMap(b"k", "u", b"1", {"a": frozenset({1, 2}), "b": frozenset({3})})
     assert there.others("a") == {3} and there.others("c") == {1, 2, 3}
+
+
+def keeper(owned: str) -> SlotKeeper:
+    cluster = parse_url("redis+cluster://127.0.0.1:1")
+    config = LinkConfig("t", shard_endpoint(cluster, "me", ["id"]), parse_url("redis://h"), Path("x"), shard="me")
+    made = SlotKeeper(config, LinkStatus("t", "me", "a", "b"), Transform(TransformOptions()), lambda: None)
+    made.owned = parse_ranges(owned)
+    return made
+
+
+def adjusted(made: SlotKeeper, *argv: bytes) -> Adjusted:
+    rules = Rules("a", frozenset(), {}, adjust=lambda db, argv, received_ms, end: [(db, argv)])
+    made.govern(rules)
+    return rules.adjust(0, list(argv), 0, 1)
+
+
+def test_a_key_that_is_moved_in_gives_its_slot_up_in_the_same_transaction() -> None:
+    made = keeper("0-16383")
+    slot = slot_of(b"k")
+    restore = (b"RESTORE-ASKING", b"k", b"0", b"payload")
+    commands = adjusted(made, *restore)
+    assert isinstance(commands, list)
+    left = next(argv for _, argv in commands if b"shard:me" in argv)
+    assert slot not in parse_ranges(left[3].decode()) and len(parse_ranges(left[3].decode())) == 16383
+    assert next(argv for _, argv in commands if b"dirty:me" in argv)[3] == b"%d" % slot
+    assert commands[-1] == (0, list(restore))
+    assert slot not in made.mine
+    assert adjusted(made, *restore) == [(0, list(restore))]  # once is enough
+
+
+def test_a_flush_gives_all_slots_up_and_what_servers_say_of_slots_is_no_data() -> None:
+    made = keeper("0-99")
+    commands = adjusted(made, b"FLUSHALL")
+    assert isinstance(commands, list)
+    assert [argv[2:] for _, argv in commands[:2]] == [[b"shard:me", b""], [b"dirty:me", b"0-99"]]
+    assert adjusted(made, b"CLUSTER", b"SETSLOT", b"1", b"NODE", b"x") == Dropped("cluster")
+
+
+def test_tokens_are_answered_by_all_others() -> None:
+    both = {"a": frozenset[int](), "b": frozenset[int](), "c": frozenset[int]()}
+    there = SlotMap(b"k", "u", b"1", both, {}, {"a": "t", "gone": "x"}, {"b/a": "t"})
+    assert not there.answered("a")
+    assert there.unanswered("b") == {} and there.unanswered("c") == {"a": "t"}
+    assert SlotMap(b"k", "u", b"1", both, {}, {"a": "t"}, {"b/a": "t", "c/a": "t"}).answered("a")
