@@ -11,7 +11,7 @@ from typing import Final
 
 from canal.errors import CanalError, Refused
 from canal.position import Position
-from sync.tag import INDEX
+from sync.tag import INDEX, PREFIX
 from sync.target.connection import Connection
 from sync.target.fence import read_checkpoint
 
@@ -36,7 +36,7 @@ async def claim_source(conn: Connection, key: bytes, stored: Position | None, re
 async def refuse_duplicate(conn: Connection, key: bytes, replids: set[str]) -> None:
     """Raise `Refused` when another link than that of checkpoint ``key`` follows the same source."""
     for other in await conn.call(b"SMEMBERS", INDEX):
-        if other == key:
+        if other == key or not other.startswith(PREFIX):  # links list other keys of theirs there too
             continue
         for replid in await _followed(conn, other) & replids:
             name = other.decode("utf-8", "replace")

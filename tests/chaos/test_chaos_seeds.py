@@ -1,6 +1,6 @@
 """Seeded chaos at a size that fits CI: every topology, and the seeds that failed once. The long form: `scripts/chaos`.
 
-REDIS_CANAL_CHAOS_SECONDS: how long faults happen in each run, 30 otherwise.
+Each seed runs as long as it took to fail; REDIS_CANAL_CHAOS_SECONDS: another time for all of them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from tests.chaos.harness.faults import KINDS
 from tests.chaos.harness.model import CELLS, Cell, cells
 from tests.chaos.harness.plan import make_plan
 from tests.chaos.harness.run import run
-from tests.chaos.harness.world import TOPOLOGIES
 from tests.conftest import StartServer
 from tests.support.wire import Wire
 
-SECONDS = float(os.environ.get("REDIS_CANAL_CHAOS_SECONDS", "30"))
+SECONDS = float(os.environ.get("REDIS_CANAL_CHAOS_SECONDS", "0"))
 
-FAILED_ONCE = (
-    ("one-way", "1"),  # a full disk while the link's own small state was written ended the task for good
+FAILED_ONCE: tuple[tuple[str, str, float], ...] = (
+    ("one-way", "1", 15),  # a full disk while the link's own small state was written ended the task for good
+    ("two-way", "2", 28),  # ZooKeeper stood still while a node registered anew: it ended with an internal error
+    ("mesh", "D", 14),  # a set of keys that one link has to fetch ended a third link into the same target
 )
 
 
@@ -29,11 +30,9 @@ FAILED_ONCE = (
 @pytest.mark.zookeeper
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("topology", "seed"), [*FAILED_ONCE, *((topology, "ci") for topology in TOPOLOGIES if topology != "one-way")]
-)
-def test_everything_ends_equal(topology: str, seed: str) -> None:
-    print(run(topology, seed, SECONDS))
+@pytest.mark.parametrize(("topology", "seed", "seconds"), FAILED_ONCE)
+def test_everything_ends_equal(topology: str, seed: str, seconds: float) -> None:
+    print(run(topology, seed, SECONDS or seconds))
 
 
 def test_a_plan_is_made_of_its_seed_alone() -> None:

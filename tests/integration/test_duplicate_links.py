@@ -63,3 +63,11 @@ async def test_a_link_whose_checkpoint_says_whom_it_follows_claims_nothing(redis
     assert server.control.hget(checkpoint_key("one", "0"), "claim") is None
     assert await arrive(server, "one", Position(OTHER, 7)) == "goes on"
     assert server.control.hget(checkpoint_key("one", "0"), "claim") == REPLID.encode()
+
+
+async def test_other_keys_of_a_link_are_no_checkpoints(redis_server: StartServer) -> None:
+    """Found by chaos in a mesh: a set of keys that another link has to fetch ended a third one for good."""
+    server = redis_server()
+    server.control.sadd(INDEX, "redis-canal:refetch:other/0")
+    server.control.sadd("redis-canal:refetch:other/0", "0:key")
+    assert await arrive(server, "one") == "goes on"
