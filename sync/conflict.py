@@ -214,7 +214,7 @@ class Conflicts:
         flowing: list[list[bytes]] = []
         commuting = self._commuting
         signatures = commuting.signatures(db, raw) if commuting is not None and checks else None
-        for key in dict.fromkeys(keys):
+        for key in dict.fromkeys(self._suspects(db, keys, checks)):
             self._one(origin, (db, key), checks, signatures)
         for at in others:
             found = parse(raw, at, len(raw))
@@ -237,6 +237,25 @@ class Conflicts:
         for argv in flowing:
             self._tagged_flow(origin, db, argv, checks)
 
+    def _restate(self, place: Place) -> None:
+        """A copy that we made of a key which is not what it was: where the copying had no effect elsewhere, its home's
+        stream says nothing of it, so it is echoed once from here; the home settles what that meets.
+        """
+        entry = self.pending[place]
+        if not entry.acting and not entry.asked_at:
+            entry.asked_at = self._clock()
+            self.asks[place] = None
+
+    def _suspects(self, db: int, keys: list[bytes], checks: list[tuple[str, Window, int]]) -> list[bytes]:
+        """Keys that are worth a look, since most are not."""
+        if any(window.floor > limit for _, window, limit in checks):
+            return keys
+        found = [key for _, window, _ in checks for key in window.among(db, keys)]
+        flows = self._flows
+        if flows:
+            found += [key for key in keys if (db, key) in flows]
+        return found
+
     def _one(
         self,
         origin: str,
@@ -248,8 +267,10 @@ class Conflicts:
         outputs = self._flows.get(place)
         if outputs:
             for (output, by), at in list(outputs.items()):
-                if by != origin and at > self._vector.get(by, -1):
+                if output != place and by != origin and at > self._vector.get(by, -1):
                     self._conflict(output, (by, at), (origin, self._position), "read")
+                    if by == self.here:
+                        self._restate(output)
         for name, window, limit in checks:
             at = window.get(place)
             if at <= limit and (window.floor <= limit or self._in_snapshot):

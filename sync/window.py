@@ -77,6 +77,17 @@ class Window:
                 return found
         return -1
 
+    def among(self, db: int, keys: list[bytes]) -> list[bytes]:
+        """Those of these keys of one database that are known to be written."""
+        if self._fresh:
+            self._index()
+        known = [found for one in self._generations if (found := one.keys.get(db))]
+        return (
+            [key for key in keys if any(key in one for one in known)]
+            if len(known) > 1
+            else [key for key in keys if known and key in known[0]]
+        )
+
     def after(self, position: int) -> list[Place]:
         """Keys written after ``position``, as far as they are known one by one."""
         if self._fresh:

@@ -45,17 +45,20 @@ class Datacenter:
         if done:
             self.stream += raw if len(done) == 1 else MULTI + raw + EXEC
 
-    def receive(self, body: bytes) -> None:
-        """A link's transaction; its tag alone when nothing else has an effect."""
-        kept, at = [], 0
+    def receive(self, body: bytes) -> list[list[bytes]]:
+        """A link's transaction; its tag alone when nothing else has an effect. Gives the commands with an error."""
+        kept, failed, at = [], [], 0
         while at < len(body):
             found = parse(body, at, len(body))
             assert found is not None
             argv, after = found
             if self._carry_out(argv):
                 kept.append(body[at:after])
+            elif argv[0] == b"RENAME":
+                failed.append(argv)
             at = after
         self.stream += b"".join(kept) if len(kept) == 1 else MULTI + b"".join(kept) + EXEC
+        return failed
 
     def echo(self, key: bytes) -> None:
         """Its whole state, as one of its own writes."""
@@ -147,7 +150,11 @@ class Link:
 
     def arrive(self) -> None:
         batch = self.waiting.pop(0)
-        self.target.receive(render(batch, self.tagger, self.source.replid, 0).body)
+        for argv in self.target.receive(render(batch, self.tagger, self.source.replid, 0).body):
+            for key in argv[1:]:
+                self.conflicts.mark((0, key), "reply")
+                if self.conflicts.homes.home((0, key)) == self.target.name:
+                    self.target.echo(key)
         self.target.applied[self.source.name] = batch.end
 
 
@@ -176,6 +183,7 @@ class World:
             if not moved and not any(link.conflicts.asks for link in self.links.values()):
                 before = {name: one.stream for name, one in self.all.items()}
                 for link in self.links.values():
+                    link.now += 3.0  # what goes by time
                     link.settle()
                 if before == {name: one.stream for name, one in self.all.items()}:
                     return
