@@ -71,6 +71,8 @@ _OF_STATE: Final = (
     "ERR Library",
     "ERR source and destination",
     "ERR resulting score",
+    "ERR One or more scores",
+    "ERR string exceeds",
     "ERR bit",
     "ERR value is out of range",
 )

@@ -58,6 +58,13 @@ class Pair:
         found = [link.product.conflicts for link in self.links if link.product is not None]
         return all(one is not None and one.oldest_seen >= one.local_window.floor for one in found)
 
+    def equal(self, within_s: float) -> None:
+        """Both sides hold the same, or it is said what became of the links."""
+        try:
+            wait_equal(self.a, self.b, within_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; links: {[(one.error, one.status) for one in self.links]}") from None
+
     def figure(self, name: str) -> int:
         return sum(getattr(link.status, name) for link in self.links)
 
@@ -88,7 +95,7 @@ def test_writers_of_all_types_over_the_same_keys_end_equal(
                 pair.restart(r.randrange(2))
         for one in writing:
             one.result()
-        wait_equal(pair.a, pair.b, 10)
+        pair.equal(10)
         assert pair.figure("conflicts") > 0
         assert pair.figure("echoes") > 0
 
@@ -111,7 +118,7 @@ def test_counters_hold_the_sum_of_both_sides_under_the_commutative_rule(
         before = pair.figure("conflicts")
         for one in [pool.submit(count, server) for server in (pair.a, pair.b)]:
             one.result()
-        wait_equal(pair.a, pair.b, 10)
+        pair.equal(10)
         for server in (pair.a, pair.b):
             assert {server.control.get(f"c{n}") for n in range(10)} == {b"240"}
             assert set(server.control.hvals("h")) == {b"120"}
