@@ -189,6 +189,8 @@ class Link:
             mapping = TaskMapping(Transform(self.config.transform))
             sampler = replay.sampler = Sampler(self.config, self.status, mapping)
             tasks.append(asyncio.create_task(sampler.run(), name="sampler"))
+        if replay.reunion is not None:
+            tasks.append(asyncio.create_task(replay.reunion.run(), name="reunion"))
         if self.config.heartbeat:
             heartbeat = replay.heartbeat = Heartbeat(self.config, self.status)
             tasks.append(asyncio.create_task(heartbeat.run(), name="heartbeat"))

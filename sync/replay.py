@@ -41,6 +41,7 @@ from sync.preflight import (
 from sync.refetch import Place, Refetch, from_member, refetch_key, same_place, unit_of
 from sync.render import Form
 from sync.restore import target_of
+from sync.reunion import Reunion
 from sync.rewrite import Payloads
 from sync.routes import leave_route, refuse_doubled
 from sync.session import Session, Superseded
@@ -112,6 +113,9 @@ class Replay:
         self._ttl_memory = TtlMemory(seen=state.ttl_seen, note=self._note_ttl)
         self._learned = False  # the deadlines at the source are known
         self._converge = Converge(config, status) if config.two_way else None
+        self.reunion: Reunion | None = None
+        if self._converge is not None and config.snapshot.existing == "home":
+            self.reunion = Reunion(config, status, self._converge.homes)
         self._key = checkpoint_key(config.task, config.shard)
 
     def _note_ttl(self) -> None:
@@ -345,7 +349,10 @@ class Replay:
             session.deadlines = None if self._expiry is None else self._expiry.deadlines
             if self._converge is not None:
                 self._converge.snapshot_seen = ""
-            await self._snapshot_run(session, checkpoint, target).run()
+            run = self._snapshot_run(session, checkpoint, target)
+            if self.reunion is not None and not run.first:
+                await self._begin_reunion(self.reunion)
+            await run.run()
             self._learned = True
         elif joins:
             await session.submit(Batch(offset, db))
@@ -436,6 +443,14 @@ class Replay:
         if self._converge is not None and config.direct:
             session.order = Order(config.target, config.direct, config.causal_wait_s, self._wake.set)
         return session
+
+    async def _begin_reunion(self, reunion: Reunion) -> None:
+        """On a connection of its own: this one's replies belong to the writer."""
+        conn = await connect(self._config.target)
+        try:
+            await reunion.begin(conn)
+        finally:
+            conn.close()
 
     def _snapshot_run(self, session: Session, checkpoint: Checkpoint, target: ServerKind) -> SnapshotRun:
         """The application of the spooled snapshot, from where an earlier one got to."""

@@ -89,6 +89,11 @@ class SnapshotRun:
         self._passed_over = False  # parts of a big value that was applied before
         self._start: KeyStart | None = None  # of the value in parts that is under way
 
+    @property
+    def first(self) -> bool:
+        """Is it of a first contact?"""
+        return self._contact.first
+
     def _keeps(self) -> bool | Keeps:
         """Whose value stays where both sides have a key."""
         config, converge = self.session.config, self.session.converge

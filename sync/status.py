@@ -106,6 +106,8 @@ class LinkStatus:
     ttl_holds: int = 0  # deadlines held off because the link was late; see sync.ttl
     refetch_keys: int = 0  # keys that wait to be fetched from the source
     refetched_keys: int = 0  # keys fetched
+    reunion: str = ""  # two ways, after a resync: what is being done to make both sides equal again
+    reunion_keys: int = 0  # keys brought together by it
     verify_keys: int = 0  # looked at by the sampler; see sync.verify.sampler
     verify_differences: dict[str, int] = field(default_factory=dict)  # kind -> keys found to differ
     verify_differing: int = 0  # keys known to differ now

@@ -42,6 +42,17 @@ class Flow:
         here = await _offset(self._pair.first)
         return [] if here is None else list(await _positions(self._pair.second, here.replid))
 
+    async def back_behind(self) -> int | None:
+        """How many bytes of the second side's stream are not applied at the first; None without a link that streams."""
+        source, target = self._ways[1]
+        here = await _offset(source)
+        if here is None:
+            return None
+        found = await _positions(target, here.replid)
+        phases = await target.ask(0, [[b"HGET", key, b"phase"] for key in found], strict=False)
+        done = [found[key] for key, phase in zip(found, phases, strict=True) if phase in (None, b"stream")]
+        return max(0, here.offset - min(done)) if done and len(done) == len(found) else None
+
     async def backward(self) -> bool:
         """Does a link run from the second side to the first?"""
         return await self._linked(*self._ways[1])

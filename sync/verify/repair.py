@@ -55,6 +55,7 @@ class Remedy:
     fetch: Callable[[list[Place]], None] | None = None
     progress: Progress = lambda report: None
     mapping: Mapping = field(default_factory=Mapping)
+    decide: Callable[[Difference], Where] | None = None  # instead of ``home``, where it matters what differs
 
     def words(self, found: Iterable[Difference], first: str, second: str) -> str:
         """What would be done, for whoever has to agree to it."""
@@ -159,6 +160,8 @@ class _Repair:
                 await self._write(found)
 
     def _home(self, one: Difference) -> Where:
+        if self._remedy.decide is not None:
+            return self._remedy.decide(one)
         return self._remedy.home((FUNCTIONS if one.kind == "function" else one.db, one.key))
 
     async def _echo(self, end: Endpoint, found: list[Difference], second: bool) -> None:

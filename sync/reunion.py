@@ -1,0 +1,179 @@
+"""Resync between two live sides: after a snapshot of a task that had run before, both sides are made equal again.
+
+The snapshot brings what the target lacks and, by `existing`, what differs. What it cannot tell is what either side
+deleted, or wrote, while the link was lost. So once the stream flows again both sides are compared (`sync.verify`), and
+each key that still differs is echoed by the side whose state wins:
+
+- Where the link back was whole all the while, this source has seen every write of the target: its state wins, its
+  absence too.
+- Where that link was lost as well, nobody knows who wrote last. Absence never deletes: a key that one side lacks is
+  brought back. Of two states the home's wins.
+
+``reunion.json`` in the state directory, and a reserved key at the target, say that a reunion is due, from before the
+snapshot is applied until it is done: a crash in between is no loss, and the link back knows that this one was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from canal.errors import CanalError
+from canal.journal.disk import unwritable, write_atomically
+from sync.config import LinkConfig
+from sync.homes import Homes
+from sync.status import LinkStatus
+from sync.tag import INDEX, RESERVED
+from sync.target.connection import Connection, connect
+from sync.transform import Transform
+from sync.verify.comparison import Comparison
+from sync.verify.flow import Flow
+from sync.verify.mapping import TaskMapping
+from sync.verify.repair import Remedy, Where, repair
+from sync.verify.report import Difference, Options
+from sync.verify.side import Pair
+
+log = logging.getLogger(__name__)
+
+_NAME: Final = "reunion.json"
+_KEY: Final = RESERVED + b"reunion:"
+_LIVES_MS: Final = 24 * 3_600_000  # a link that is gone hinders nobody for longer
+_LOOK_S: Final = 0.2
+_BACK_S: Final = 60.0  # the link back is waited for
+_REST_S: Final = 5.0
+_SLACK_BYTES: Final = 16 << 10  # PINGs of an idle source, which its link does not commit
+_ROUNDS: Final = 5
+_OPTIONS: Final = Options(rounds=2, pause_s=0.5, keep=5000)
+
+
+def reunion_key(task: str, shard: str) -> bytes:
+    """The reserved key at a link's target that says that a reunion is due."""
+    return _KEY + f"{task}/{shard}".encode()
+
+
+class Reunion:
+    """One link's. ``begin`` before its snapshot is applied, ``run`` beside it."""
+
+    def __init__(self, config: LinkConfig, status: LinkStatus, homes: Homes) -> None:
+        self._config, self._status, self._homes = config, status, homes
+        self._file: Path = config.state_dir / _NAME
+        self._due = asyncio.Event()
+        self._rounds = 0
+        if self._file.exists():
+            self._due.set()
+
+    async def begin(self, conn: Connection) -> None:
+        """A snapshot of a task that had run before is about to be applied. Raises StateError, Unreachable."""
+        try:
+            write_atomically(self._file, b"{}")
+        except OSError as error:
+            raise unwritable(error, self._file) from None
+        key = reunion_key(self._config.task, self._config.shard)
+        await conn.call(b"SADD", INDEX, key)
+        await conn.call(b"SET", key, b"%d" % time.time_ns(), b"PX", b"%d" % _LIVES_MS)
+        self._rounds = 0
+        self._due.set()
+
+    async def run(self) -> None:
+        """Until cancelled: each reunion that becomes due, as soon as the stream flows."""
+        while True:
+            await self._due.wait()
+            await asyncio.sleep(_LOOK_S)
+            if self._status.state != "streaming" or self._status.paused:
+                continue
+            try:
+                left = await self._reunite()
+            except CanalError as error:
+                self._status.reunion = f"waits: {error}"
+                log.warning("both sides are not compared yet: %s", error)
+                await asyncio.sleep(_REST_S)
+                continue
+            self._rounds += 1
+            if left and self._rounds < _ROUNDS:
+                log.warning("%d keys differ still after the resync: looking again", left)
+                continue
+            await self._end(left)
+
+    async def _end(self, left: int) -> None:
+        """It is done, or given up for what cannot be brought together: values too large, keys that never rest."""
+        try:
+            await self._forget(reunion_key(self._config.task, self._config.shard))
+        except CanalError as error:
+            log.warning("the end of the reunion could not be told: %s", error)
+            return
+        self._rounds = 0
+        self._status.reunion = f"{left} keys differ still: redis-canal task verify --repair" if left else ""
+        words = "%d keys differ still after the resync" if left else "both sides are equal after the resync%.0s"
+        log.log(logging.ERROR if left else logging.INFO, words, left)
+
+    async def _reunite(self) -> int:
+        """Compare, and echo what differs; how many keys differ still."""
+        config, status = self._config, self._status
+        status.reunion = "waits for the link back"
+        pair = await Pair.open(config.source, config.target)
+        try:
+            generation = status.full_resyncs
+            whole = await self._back_is_whole(pair)
+            status.reunion = "compares both sides"
+            mapping = TaskMapping(Transform(config.transform))
+            report = await Comparison(pair, _OPTIONS, mapping=mapping).run()
+            if not report.equal:
+                status.reunion = "brings both sides together"
+                log.info("%d keys differ after the resync; %s", report.different, _rule(whole))
+                remedy = Remedy("echo", mapping=mapping, decide=self._winner(whole))
+                report = await repair(config.source, config.target, _OPTIONS, report, remedy)
+            status.reunion_keys += report.repaired
+            return report.different or int(status.full_resyncs != generation)
+        finally:
+            pair.close()
+
+    async def _forget(self, key: bytes) -> None:
+        conn = await connect(self._config.target)
+        try:
+            await conn.call(b"DEL", key)
+            await conn.call(b"SREM", INDEX, key)
+        finally:
+            conn.close()
+        self._file.unlink(missing_ok=True)
+        self._due.clear()
+
+    async def _back_is_whole(self, pair: Pair) -> bool:
+        """Has the source every write of the target, by a link back that was never lost?"""
+        flow, until = Flow(pair), time.monotonic() + _BACK_S
+        while True:
+            behind = await flow.back_behind()
+            if behind is not None and behind <= _SLACK_BYTES:
+                return not await self._back_reunites(pair)
+            if time.monotonic() > until:
+                return False
+            await asyncio.sleep(_LOOK_S)
+
+    async def _back_reunites(self, pair: Pair) -> bool:
+        """Is a reunion due for a link into the source, which then was lost, too?"""
+        (links,) = await pair.first.ask(0, [[b"SMEMBERS", INDEX]])
+        marks = [name for name in links if name.startswith(_KEY)]
+        found = await pair.first.ask(0, [[b"EXISTS", name] for name in marks])
+        return any(found)
+
+    def _winner(self, whole: bool) -> Callable[[Difference], Where]:
+        sides = (self._config.source_dc, self._config.target_dc)
+
+        def winner(one: Difference) -> Where:
+            if whole:
+                return "first"
+            if one.kind in ("missing", "extra"):
+                return "first" if one.kind == "missing" else "second"
+            ranking = [name for name in self._homes.ranking((one.db, one.key)) if name in sides]
+            return "first" if ranking[0] == sides[0] else "second"
+
+        return winner
+
+
+def _rule(whole: bool) -> str:
+    if whole:
+        return "the link back was whole, so the source has seen all: its state wins"
+    return "the link back was lost too: no key is deleted, and of two states the home's wins"

@@ -1,0 +1,148 @@
+"""A link lost beyond backlog and journal while both sides write and delete: after the resync both sides are equal."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from canal.endpoint import parse_url
+from sync.verify import Options, compare
+from tests.conftest import StartServer
+from tests.support.links import Link
+from tests.support.process import wait_until
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
+
+pytestmark = pytest.mark.servers
+
+
+class Sides:
+    """Two datacenters, a link each way; `cut` and `mend` the way between one link and its source."""
+
+    def __init__(self, a: Server, b: Server, directory: Path, proxy: Callable[[Server], Proxy]) -> None:
+        self.a, self.b = a, b
+        self.doors = {"ab": proxy(a), "ba": proxy(b)}
+        self.links = {
+            "ab": Link(self.doors["ab"], b, directory, task="ab", source_dc="a", target_dc="b", two_way=True),
+            "ba": Link(self.doors["ba"], a, directory, task="ba", source_dc="b", target_dc="a", two_way=True),
+        }
+        for link in self.links.values():
+            link.start()
+        for link in self.links.values():
+            link.streaming()
+
+    def lose(self, *names: str) -> None:
+        """Cut these links off their sources."""
+        for name in names:
+            self.doors[name].refuse()
+            self.doors[name].cut()
+            self.links[name].until(lambda name=name: not self.links[name].status.source_connected, 30, f"{name} is cut")
+
+    def forget(self, server: Server) -> None:
+        """More than the server's backlog goes by."""
+        for number in range(40):
+            server.control.set("filler", str(number) * 60_000)
+        server.control.delete("filler")
+
+    def mend(self, *names: str) -> None:
+        before = {name: self.links[name].status.full_resyncs for name in names}
+        for name in names:
+            self.doors[name].accept()
+        for name in names:
+            link = self.links[name]
+            link.until(lambda link=link, name=name: link.status.full_resyncs > before[name], 60, "a full resync")
+            marker = link.config.state_dir / "reunion.json"
+            link.until(marker.exists, 60, "a reunion is due")
+
+    def settled(self) -> None:
+        """All reunions are over and everything is applied."""
+        for name, link in self.links.items():
+            marker = link.config.state_dir / "reunion.json"
+            link.until(lambda link=link, marker=marker: not marker.exists() and link.status.reunion == "", 120, name)
+        for _ in range(3):  # an echo of one side goes through the other
+            self.links["ab"].in_step(self.a)
+            self.links["ba"].in_step(self.b)
+
+    def close(self) -> None:
+        for link in self.links.values():
+            link.stop()
+
+
+@pytest.fixture
+def sides(redis_server: StartServer, tmp_path: Path, proxy: Callable[[Server], Proxy]) -> Sides:
+    small = {"repl-backlog-size": "16kb"}
+    return Sides(redis_server(**small), redis_server(**small), tmp_path, proxy)
+
+
+def equal(sides: Sides) -> None:
+    ends = parse_url(sides.a.url), parse_url(sides.b.url)
+    report = asyncio.run(compare(*ends, Options(rounds=4, pause_s=0.5)))
+    assert report.differences == [] and report.unsettled == 0
+
+
+def test_one_link_is_lost_and_its_source_has_seen_all(sides: Sides) -> None:
+    a, b = sides.a.control, sides.b.control
+    a.mset({f"k{number}": "both" for number in range(200)})
+    sides.links["ab"].in_step(sides.a)
+    sides.lose("ab")
+    a.delete(*(f"k{number}" for number in range(50)))
+    a.mset({f"k{number}": "a" for number in range(50, 100)})
+    a.mset({f"new{number}": "a" for number in range(20)})
+    b.mset({f"k{number}": "b" for number in range(100, 150)})
+    b.delete(*(f"k{number}" for number in range(150, 160)))
+    sides.links["ba"].in_step(sides.b)
+    sides.forget(sides.a)
+    sides.mend("ab")
+    sides.settled()
+    for client in (a, b):
+        assert client.exists(*(f"k{number}" for number in range(50))) == 0  # its absence wins, too
+        assert set(client.mget(f"k{number}" for number in range(50, 100))) == {b"a"}
+        assert set(client.mget(f"k{number}" for number in range(100, 150))) == {b"b"}
+        assert client.exists(*(f"k{number}" for number in range(150, 160))) == 0
+        assert set(client.mget(f"new{number}" for number in range(20))) == {b"a"}
+    equal(sides)
+    sides.close()
+
+
+@pytest.mark.slow
+def test_both_links_are_lost_while_both_sides_write_and_delete(sides: Sides) -> None:
+    a, b = sides.a.control, sides.b.control
+    a.mset({f"k{number}": "both" for number in range(300)})
+    sides.links["ab"].in_step(sides.a)
+    sides.lose("ab", "ba")
+    for client, name, start in ((a, "a", 0), (b, "b", 100)):
+        client.mset({f"k{number}": name for number in range(start, start + 150)})
+        client.delete(*(f"k{number}" for number in range(start + 150, start + 170)))
+        client.mset({f"{name}{number}": name for number in range(50)})
+    for server in (sides.a, sides.b):
+        sides.forget(server)
+    stop, during = threading.Event(), {"a": 0, "b": 0}
+
+    def write(server: Server, name: str) -> None:
+        client = server.client()
+        while not stop.wait(0.01):
+            client.set(f"during:{name}:{during[name]}", name)
+            client.incr(f"count:{name}")
+            during[name] += 1
+
+    writers = [threading.Thread(target=write, args=pair) for pair in ((sides.a, "a"), (sides.b, "b"))]
+    for writer in writers:
+        writer.start()
+    sides.mend("ab", "ba")
+    wait_until(lambda: min(during.values()) > 100, 60, "writes during the resync")
+    stop.set()
+    for writer in writers:
+        writer.join()
+    sides.settled()
+    equal(sides)
+    for client in (a, b):
+        for name, count in during.items():
+            assert int(client.get(f"count:{name}") or 0) == count
+            assert client.exists(*(f"during:{name}:{number}" for number in range(count))) == count
+        assert client.exists(*(f"k{number}" for number in range(300))) == 300  # nobody knows: absence deletes nothing
+        assert client.exists(*(f"{name}{number}" for name in "ab" for number in range(50))) == 100
+    sides.close()
