@@ -29,6 +29,8 @@ Place = tuple[int, bytes]
 
 _MEMBERS: Final = 1000  # in one command
 _ONE_KEY: Final = ONE_KEY - {b"MOVE", b"move"}
+_LANDING_BYTES: Final = 1 << 20
+_MOST_FETCHED: Final = 1000
 PASSED_OVER: Final = "refetched"
 """The reason under which commands are counted whose key is fetched instead."""
 
@@ -163,11 +165,24 @@ class Refetch:
         return [(0, [b"SREM", self.name, *(to_member(place) for place in places)])]
 
     def due(self, position: int) -> list[tuple[int, list[bytes]]]:
-        """Commands that restore what was fetched at or before ``position``, where nothing wrote it since."""
+        """Commands that restore what was fetched at or before ``position``, where nothing wrote it since.
+
+        For some of the keys at a time, since they are one transaction, and a target is not to be held up by it: call
+        again until nothing comes.
+        """
         out: list[tuple[int, list[bytes]]] = []
+        size = 0
         for fetched in [one for one in self.fetched.values() if one.offset <= position]:
             out += self._landing(fetched)
+            size += _LANDING_BYTES // 200 + len(fetched.payload or b"")
+            if size >= _LANDING_BYTES:
+                break
         return out
+
+    @property
+    def laden(self) -> bool:
+        """So much is fetched and waits for its offset that no more should be."""
+        return len(self.fetched) >= _MOST_FETCHED
 
     def _landing(self, fetched: Fetched) -> list[tuple[int, list[bytes]]]:
         """Restore one key and take it from the set."""

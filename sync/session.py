@@ -306,10 +306,9 @@ class Session:
 
     def _refetch(self, refetch: Refetch, units: UnitReader, batcher: Batcher) -> None:
         """Once replay is close to the source, read the keys that wait; restore them when the stream gets there."""
-        commands = refetch.due(units.position)
-        if self.guard is not None and self.guard.active:
-            commands = [(at, self.guard.hold(at, argv)) for at, argv in commands]
-        if commands:
+        while commands := refetch.due(units.position):
+            if self.guard is not None and self.guard.active:
+                commands = [(at, self.guard.hold(at, argv)) for at, argv in commands]
             batcher.add(unit_of(commands, units.position, units.db, self.capture.status.received_ms))
         task = self._fetching
         if task is not None:
@@ -326,7 +325,7 @@ class Session:
                 self._fetch_not_before = time.monotonic() + 1.0
             self.wake.set()
         near = self.capture.status.offset - units.position < _NEAR_BYTES and units.position > self.writer.skips_until
-        if not near or not self.capture.status.connected or time.monotonic() < self._fetch_not_before:
+        if refetch.laden or not near or not self.capture.status.connected or time.monotonic() < self._fetch_not_before:
             return
         wanted = refetch.wanted(_FETCH_AT_ONCE)
         replids = self.capture.journal.replids

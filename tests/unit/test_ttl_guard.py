@@ -10,7 +10,7 @@ from canal.framing import KEY_AT, SET_AT
 from canal.rdb.target import Target
 from canal.resp import encode
 from sync.look import Look, Stretch
-from sync.refetch import Refetch
+from sync.refetch import Fetched, Refetch
 from sync.rewrite import Payloads
 from sync.sieve import Sieve
 from sync.ttl import TtlGuard, deadline_index
@@ -179,3 +179,16 @@ def test_only_commands_of_the_keys_are_looked_at() -> None:
 
 def _as_it_is(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
     return [(db, argv)]
+
+
+def test_what_was_fetched_lands_in_pieces_that_do_not_hold_the_target_up() -> None:
+    places = [(0, b"key:%d" % number) for number in range(1200)]
+    refetch = Refetch(b"redis-canal:refetch:t/0", set(places), Payloads(Target.of("redis", "7.0.15")))
+    refetch.fetched = {place: Fetched(place, 10, None, 0) for place in places}
+    assert refetch.laden
+    assert refetch.due(9) == []
+    sizes = []
+    while commands := refetch.due(10):
+        sizes.append(sum(argv[0] == b"DEL" for _, argv in commands))
+    assert sum(sizes) == 1200 and max(sizes) <= 201
+    assert not refetch.keys and not refetch.laden
