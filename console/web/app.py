@@ -12,13 +12,13 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
 
 from canal.errors import CanalError
 from console.web import openapi
 from console.web.answers import ApiError, on_api_error, on_canal_error, on_fault, on_http_error
+from console.web.assets import Assets
 from console.web.audit import Audit
 from console.web.auth import Auth
 from console.web.guard import Guard
@@ -61,15 +61,16 @@ def make_app(config: ConsoleConfig, *, version: str = "") -> Starlette:
 
 
 def _routes() -> Sequence[BaseRoute]:
+    assets = Assets(STATIC)
+
+    async def page(request: Request) -> Response:
+        return assets.answer(request.scope, "index.html")
+
     found: list[BaseRoute] = [
         Route(f"{PREFIX}{item.path}", item.handler, methods=[item.method], name=f"{item.method} {item.path}")
         for item in OPERATIONS
     ]
     found.append(Route(f"{PREFIX}/openapi.json", openapi.serve, methods=["GET"]))
-    found.append(Route("/", _page, methods=["GET"]))
-    found.append(Mount("/static", StaticFiles(directory=STATIC), name="static"))
+    found.append(Route("/", page, methods=["GET"]))
+    found.append(Mount("/static", assets, name="static"))
     return found
-
-
-async def _page(_request: Request) -> Response:
-    return FileResponse(STATIC / "index.html", media_type="text/html")

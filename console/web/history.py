@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
 EVERY_S: Final = 2.0
@@ -82,21 +81,11 @@ class History:
             del self._rings[uid]
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """The counters of one worker at one moment."""
-
-    at: float
-    started: float
-    commands: int
-    size: int
-
-
 class Rates:
     """Rates from counters that only grow while the worker lives."""
 
     def __init__(self) -> None:
-        self._base: dict[str, _Reading] = {}
+        self._base: dict[str, tuple[float, float, int, int]] = {}  # when, worker's start, commands, bytes
         self._found: dict[str, tuple[float, float]] = {}
 
     def rate(self, key: str, now: float, live: dict[str, Any] | None) -> None:
@@ -105,20 +94,16 @@ class Rates:
             self._base.pop(key, None)
             self._found.pop(key, None)
             return
-        new = _Reading(
-            now,
-            float(live.get("started") or 0.0),
-            int(live.get("commands_applied") or 0),
-            int(live.get("bytes_applied") or 0),
-        )
+        commands, size = live.get("commands_applied") or 0, live.get("bytes_applied") or 0
+        new = (now, live.get("started") or 0.0, commands, size)
         before = self._base.get(key)
-        if before is None or before.started != new.started or new.at <= before.at:
+        if before is None or before[1] != new[1] or now <= before[0]:
             self._found.pop(key, None)
         else:
-            span = new.at - before.at
+            span = now - before[0]
             self._found[key] = (
-                round(max(0.0, (new.commands - before.commands) / span), 1),
-                round(max(0.0, (new.size - before.size) / span), 1),
+                round(max(0.0, (commands - before[2]) / span), 1),
+                round(max(0.0, (size - before[3]) / span), 1),
             )
         self._base[key] = new
 

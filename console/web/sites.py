@@ -1,8 +1,8 @@
 """All datacenters of console.yaml: follows their coordinators, asks their nodes, and makes what the page shows.
 
-Coordinators are read when they tell of a change and every few seconds, nodes every second: what is wanted and who holds
-what comes from the former, figures from the latter. A coordinator or node that cannot be reached takes nothing else
-with it: its part says so, and shows what was last known.
+Coordinators are read when they tell of a change, nodes every second: what is wanted and who holds what comes from the
+former, figures from the latter. What no node tells live is read from the coordinator every few seconds. A coordinator
+or node that cannot be reached takes nothing else with it: its part says so, and shows what was last known.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from canal.errors import CanalError, Refused, Unreachable
 from console.web.fetch import fetch_json
 from console.web.history import History, Rates
 from console.web.hub import Hub
-from console.web.view import Json, Place, datacenter_document, node_document, shard_document, task_document
+from console.web.view import Json, Place, datacenter_document, node_document, shard_brief, shard_document, task_document
 from node.config.models import ConsoleConfig, Coordination
 from node.config.secrets import asking
 from node.connect import open_coordinator
@@ -33,7 +33,8 @@ from node.coordination.tasks import NotFound
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-READ_EVERY_S: Final = 3.0
+READ_EVERY_S: Final = 3.0  # what no node tells live
+READ_ALL_EVERY_S: Final = 15.0  # everything, though no event said that it changed
 ASK_EVERY_S: Final = 1.0
 DEBOUNCE_S: Final = 0.1
 SESSION_S: Final = 10.0
@@ -94,13 +95,38 @@ class Sites:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(site.wake.set)
 
+        told = True
         while True:
-            await self.read(site, heard)
-            self.publish()
+            if told or site.place.trouble or time.time() - site.place.read > READ_ALL_EVERY_S:
+                await self.read(site, heard)
+                self.publish()
+            elif await self._read_dim(site):
+                self.publish()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(site.wake.wait(), READ_EVERY_S)
                 await asyncio.sleep(DEBOUNCE_S)
+            told = site.wake.is_set()
             site.wake.clear()
+
+    async def _read_dim(self, site: Site) -> bool:
+        """Read again what was recorded of tasks whose nodes do not tell live figures; False when there are none.
+
+        Positions are written without an event, and those of all shards would be most of what there is to read.
+        """
+        index = self.sites.index(site)
+        shards = site.place.shards
+        dim = [task for task, views in shards.items() if any(self._live(index, view) is None for view in views)]
+        coordinator = site.coordinator
+        if not dim or coordinator is None:
+            return False
+        async with site.reading:
+            try:
+                found = await self.call(lambda: {task: coordinator.tasks.shards(task) for task in dim})
+            except CanalError as error:
+                site.place = replace(site.place, trouble=str(error))
+            else:
+                site.place = replace(site.place, shards={**site.place.shards, **found})
+        return True
 
     async def read(self, site: Site, heard: Callable[[Event], None] | None = None) -> None:
         """Read all records of a coordinator; connects first where there is no connection."""
@@ -192,23 +218,21 @@ class Sites:
         found: dict[str, Json] = {}
         for index, site in enumerate(self.sites):
             for record in (site.place.facts.tasks if site.place.facts else {}).values():
-                shards = self._shard_documents(index, record, site.place.shards.get(record.task, []), now, sample)
+                shards = [
+                    shard_brief(view, self._live(index, view), self._rate(index, record, view, now, sample))
+                    for view in site.place.shards.get(record.task, [])
+                ]
                 found[record.uid] = task_document(record, shards)
         return dict(sorted(found.items(), key=lambda item: str(item[1]["task"])))
 
-    def _shard_documents(
-        self, index: int, record: TaskRecord, views: list[ShardView], now: float, sample: bool
-    ) -> list[Json]:
-        documents = []
-        for view in views:
-            live = self._live(index, view)
-            document = shard_document(view, live)
-            key = f"{record.uid}/{view.id.shard}"
-            if sample:
-                self._rates.rate(key, now, live)
-            document["commands_per_second"], document["bytes_per_second"] = self._rates.last(key)
-            documents.append(document)
-        return documents
+    def _rate(
+        self, index: int, record: TaskRecord, view: ShardView, now: float, sample: bool
+    ) -> tuple[float | None, float | None]:
+        """Commands and bytes a second of a shard; ``sample``: look at its counters too."""
+        key = f"{record.uid}/{view.id.shard}"
+        if sample:
+            self._rates.rate(key, now, self._live(index, view))
+        return self._rates.last(key)
 
     def _live(self, index: int, view: ShardView) -> Json | None:
         return self._shards.get((index, view.holder or "", view.id.task, view.id.shard))
@@ -244,7 +268,10 @@ class Sites:
     def detail(self, site: Site, record: TaskRecord, views: list[ShardView]) -> Json:
         """One task with its shards, from records just read."""
         index = self.sites.index(site)
-        shards = self._shard_documents(index, record, views, time.time(), False)
+        now = time.time()
+        shards = [
+            shard_document(view, self._live(index, view), self._rate(index, record, view, now, False)) for view in views
+        ]
         return {**task_document(record, shards), "shard_list": shards}
 
     # ---- finding ----

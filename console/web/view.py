@@ -34,30 +34,48 @@ class Place:
     read: float = 0.0
 
 
-def shard_document(view: ShardView, live: Mapping[str, Any] | None) -> Json:
-    """One shard. ``live`` false: the figures are those that its node last wrote to the coordinator, or none."""
+def shard_brief(view: ShardView, live: Mapping[str, Any] | None, rates: tuple[float | None, float | None]) -> Json:
+    """What a task's line is made of: made every second for every shard of every task, so nothing more.
+
+    ``live`` None: the figures are those that its node last wrote to the coordinator, or none. ``rates``: commands and
+    bytes a second.
+    """
+    state, known = view.state, live is not None
+    live = live or {}
+    unheld = view.holder is None and not known
+    return {
+        "node": view.holder,
+        "live": known,
+        "state": live.get("state", state.state),
+        "phase": live.get("phase", state.phase),
+        "error": live.get("error", state.error),
+        "restarts": live.get("restarts", state.restarts),
+        "lag_seconds": None if unheld else live.get("lag_seconds", state.lag_seconds),
+        "lag_bytes": live.get("lag_bytes", state.lag_bytes),
+        "dead_letters": live.get("dead_letters"),
+        "snapshot": live.get("snapshot"),
+        "commands_per_second": rates[0],
+        "bytes_per_second": rates[1],
+    }
+
+
+def shard_document(
+    view: ShardView, live: Mapping[str, Any] | None, rates: tuple[float | None, float | None] = (None, None)
+) -> Json:
+    """One shard with everything that is known of it; see `shard_brief`."""
     state = view.state
     document: Json = {
         "shard": view.id.shard,
-        "node": view.holder,
-        "live": live is not None,
-        "state": state.state,
-        "phase": state.phase,
-        "error": state.error,
-        "run": state.run,
         "epoch": view.epoch,
-        "restarts": state.restarts,
+        "run": state.run,
         "restart_reason": state.restart_reason,
         "since": state.since or None,
         "updated": state.updated or None,
         **{name: getattr(state, name, None) for name in LIVE},
     }
     if live is not None:
-        document.update({name: live[name] for name in LIVE if name in live})
-        document.update({name: live[name] for name in ("state", "phase", "error", "run", "restarts") if name in live})
-    elif view.holder is None:
-        document["lag_seconds"] = None
-    return document
+        document.update({name: live[name] for name in (*LIVE, "run") if name in live})
+    return {**document, **shard_brief(view, live, rates)}
 
 
 def task_document(record: TaskRecord, shards: list[Json]) -> Json:

@@ -10,6 +10,7 @@ const LANE = 96; // px of one datacenter's column
 const LANES = 5; // more datacenters than this are written, not drawn
 const NONE = [];
 const SPARK_EVERY = 10; // s
+const AT_ONCE = 40; // rows of the first frame; the rest follows right behind it
 
 export function overviewPage() {
   const sites = h("div.sites");
@@ -41,7 +42,7 @@ export function overviewPage() {
     const now = JSON.stringify([names, found.map((task) => task.uid), Boolean(wanted)]);
     if (now !== shape) {
       shape = now;
-      build(list, rows, names, found, wanted);
+      build(list, rows, names, found, wanted, draw);
     }
     for (const task of found) rows.get(task.uid)?.update(task, sparks.get(task.uid) || NONE);
   }
@@ -85,7 +86,7 @@ function drawChips(chips, all) {
   text(chips, all.length ? words.join(" · ") : "");
 }
 
-function build(list, rows, names, found, wanted) {
+function build(list, rows, names, found, wanted, draw) {
   rows.clear();
   if (!found.length) {
     put(list, wanted
@@ -96,7 +97,18 @@ function build(list, rows, names, found, wanted) {
     return;
   }
   const drawn = names.length <= LANES;
-  for (const task of found) rows.set(task.uid, row(task, names, drawn));
+  const make = (task) => {
+    rows.set(task.uid, row(task, names, drawn));
+    return rows.get(task.uid).element;
+  };
+  const body = h("tbody", {}, found.slice(0, AT_ONCE).map(make));
+  if (found.length > AT_ONCE) {
+    requestAnimationFrame(() => setTimeout(() => {
+      if (!body.isConnected) return;
+      body.append(...found.slice(AT_ONCE).map(make));
+      draw();
+    }));
+  }
   put(list, h("table.tasks", {},
     h("caption.sr", {}, "Tasks with their direction, state, lag and throughput"),
     h("thead", {}, h("tr", {},
@@ -104,7 +116,7 @@ function build(list, rows, names, found, wanted) {
       h("th.lanes", { scope: "col" }, h(drawn ? "span.sr" : "span", {}, "Direction"), drawn && lanesHead(names)),
       h("th", { scope: "col" }, "State"), h("th.num", { scope: "col" }, "Lag"),
       h("th.num", { scope: "col" }, "Throughput"), h("th.last", { scope: "col" }, "Last 10 min"))),
-    h("tbody", {}, found.map((task) => rows.get(task.uid).element))));
+    body));
 }
 
 function lanesHead(names) {
