@@ -14,6 +14,7 @@ from node.config.models import NodeConfig
 from node.coordination.plan import ShardId
 from node.forkserver import ForkServer
 from node.jobs import Job, JobOver, JobQueue
+from node.letterjobs import deal_with
 from node.shard import Shard
 
 log = logging.getLogger(__name__)
@@ -51,8 +52,8 @@ class JobRunner:
             if job.state == "queued" and shard is not None and not shard.leaving:
                 taken = await self._host.call(self._queue.take, job.id, self._host.config.node)
                 if taken is not None:
-                    work = self._resync(taken, shard) if job.kind == "resync" else self._compare(taken, shard)
-                    self._tasks[job.id] = asyncio.create_task(work)
+                    work = {"resync": self._resync, "letters": self._letters}.get(job.kind, self._compare)
+                    self._tasks[job.id] = asyncio.create_task(work(taken, shard))
         self._tasks = {name: task for name, task in self._tasks.items() if not task.done()}
 
     async def close(self) -> None:
@@ -60,6 +61,19 @@ class JobRunner:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _letters(self, job: Job, shard: Shard) -> None:
+        """Dead letters, dealt with in this machine's state directory."""
+        finish = partial(self._queue.finish, job.id, self._host.config.node)
+        try:
+            try:
+                done = await deal_with(job, shard.link_config(), at_work=shard.at_work)
+            except CanalError as error:
+                await self._host.call(partial(finish, "failed", error=str(error)))
+            else:
+                await self._host.call(partial(finish, "succeeded", result=done))
+        except CanalError as error:
+            log.warning("job %s: %s", job.id, error)
 
     async def _resync(self, job: Job, shard: Shard) -> None:
         """One resync: a new snapshot, until it streams again, is cancelled, or cannot be."""

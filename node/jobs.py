@@ -1,4 +1,4 @@
-"""One-off work that is asked for and done later: resync, verify, repair. A table of states and a queue over a store.
+"""One-off work that is asked for and done later: resync, verify, repair, dead letters. A table of states and a queue.
 
 ::
 
@@ -25,7 +25,7 @@ from node.coordination.records import decode, encode
 from node.coordination.tasks import NotFound
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "timed-out"]
-JobKind = Literal["resync", "verify", "repair"]
+JobKind = Literal["resync", "verify", "repair", "letters"]
 
 NEXT: dict[JobState, frozenset[JobState]] = {
     "queued": frozenset({"running", "cancelled", "timed-out", "failed"}),

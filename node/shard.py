@@ -145,6 +145,11 @@ class Shard:
         return self._child is None or movable(self.status)
 
     @property
+    def at_work(self) -> bool:
+        """True while a worker process runs."""
+        return self._child is not None
+
+    @property
     def _lost(self) -> bool:
         return self.leaving == "lost"
 

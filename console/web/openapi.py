@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from console.web.answers import document
+from console.web.operate import LettersOptions, TurnOptions
 from console.web.routes import OPERATIONS, PREFIX, Operation
 from console.web.state import of
 from console.web.writes import VERBS
-from node.config.models import TaskSpec
+from node.config.models import TaskSpec, ThrottleConfig
 
 Json = dict[str, Any]
 _ERRORS = {
@@ -151,5 +152,8 @@ def _schemas() -> Json:
             "properties": {"url": {"type": "string"}, "credentials": {"type": ["string", "null"]}},
         },
         "TaskSpec": spec,
+        "Turn": TurnOptions.model_json_schema(),
+        "Letters": LettersOptions.model_json_schema(),
+        "Throttle": ThrottleConfig.model_json_schema(),
         **inner,
     }

@@ -94,6 +94,7 @@ async def task(request: Request) -> Response:
     views, events, jobs = await sites.call(_more, coordinator, record.task)
     found = sites.detail(site, record, views)
     found.update(spec=record.spec, yaml=to_yaml(record.spec), events=events_document(events), jobs=jobs)
+    found["turn"] = of(request).turns.of(record.uid)
     return document(found)
 
 

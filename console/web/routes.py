@@ -9,7 +9,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from console.web import reads, writes
+from console.web import operate, reads, writes
 
 Handler = Callable[[Request], Awaitable[Response]]
 PREFIX: Final = "/api/v1"
@@ -51,6 +51,10 @@ OPERATIONS: Final = (
     _task("GET", "/history", reads.history, "Lag and throughput of the last hour, as columns"),
     _task("GET", "/logs", reads.logs, "Newest log lines of a task's workers"),
     _task("GET", "/dead-letters", reads.dead_letters, "Newest commands that the target did not take"),
+    _task("POST", "/dead-letters", operate.letters, "Acknowledge, fetch or send again dead letters", 202, "Letters"),
+    _task("POST", "/promote", operate.promote, "Drain, prove both sides equal, stop", 202, "Turn"),
+    _task("POST", "/reverse", operate.reverse, "Promote, then replicate the other way", 202, "Turn"),
+    _task("PUT", "/throttle", operate.throttle, "Change the limits of replay", 202, "Throttle"),
     _task("POST", "/resync", writes.resync, "Ask for a new snapshot", 202),
     _task("POST", "/verify", writes.verify, "Ask for a comparison of both sides, or for a repair", 202, "Comparison"),
     _task("GET", "/jobs", reads.jobs, "Newest jobs of a task: resyncs, comparisons, repairs"),

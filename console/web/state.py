@@ -11,6 +11,7 @@ from starlette.requests import Request
 from console.web.audit import Audit
 from console.web.auth import Auth, Tries
 from console.web.sites import Sites
+from console.web.turns import Turns
 
 
 @dataclass(slots=True)
@@ -22,6 +23,7 @@ class State:
     audit: Audit
     version: str = ""
     tries: Tries = field(default_factory=Tries)
+    turns: Turns = field(default_factory=Turns)
     background: set[asyncio.Task[Any]] = field(default_factory=set)
 
 

@@ -90,7 +90,7 @@ async def preview(request: Request) -> Response:
 async def test_connection(request: Request) -> Response:
     """Try to reach a server with the credentials of console.yaml."""
     body = await body_of(request)
-    _audit(request, "test connection", str(body.get("url")))
+    audit(request, "test connection", str(body.get("url")))
     return document(await probe(body, of(request).sites.config.credentials))
 
 
@@ -100,17 +100,17 @@ async def create(request: Request) -> Response:
     spec, sites = read_task(body), of(request).sites
     site, coordinator = sites.home_of(spec.source.datacenter)
     desired: Desired = "running" if body.get("start") is True else "stopped"
-    _audit(request, "create task", spec.task, datacenter=spec.source.datacenter, desired=desired)
+    audit(request, "create task", spec.task, datacenter=spec.source.datacenter, desired=desired)
     notes: list[str] = []
 
     def do() -> TaskRecord:
         if spec.task in coordinator.tasks.all():
             raise Refused(f"task {spec.task} exists already; choose another name")
         fitted = fit_in(spec, _access(sites, coordinator), say=notes.append)
-        return coordinator.tasks.create(spec.task, write_spec(fitted), desired=desired, by=_by(request))
+        return coordinator.tasks.create(spec.task, write_spec(fitted), desired=desired, by=by(request))
 
     record = await sites.call(do)
-    await _read_again(sites, site)
+    await read_again(sites, site)
     return document({"task": record.task, "uid": record.uid, "desired": desired, "notes": notes}, 201)
 
 
@@ -121,19 +121,19 @@ async def update(request: Request) -> Response:
     version = body.get("version")
     if version is not None and not isinstance(version, int):
         raise ApiError(422, "invalid", "version is not a number", problems=[])
-    site, coordinator, record = await _task(request)
+    site, coordinator, record = await find_task(request)
     if spec.task != record.task:
         raise ApiError(422, "invalid", f"the specification names the task {spec.task}, not {record.task}", problems=[])
-    _audit(request, "change task", spec.task)
+    audit(request, "change task", spec.task)
 
     def do() -> None:
         if read_spec(record).source.datacenter != spec.source.datacenter:
             raise Refused(f"task {spec.task} has another source datacenter; delete it and create a new one")
         fitted = fit_in(spec, _access(sites, coordinator), say=log.info)
-        coordinator.tasks.set_spec(spec.task, write_spec(fitted), by=_by(request), version=version)
+        coordinator.tasks.set_spec(spec.task, write_spec(fitted), by=by(request), version=version)
 
     await sites.call(do)
-    await _read_again(sites, site)
+    await read_again(sites, site)
     return document({"task": spec.task}, 202)
 
 
@@ -144,38 +144,38 @@ async def change(request: Request) -> Response:
     if desired is None:
         raise ApiError(404, "not_found", f"there is no {verb!r}; a task can {', '.join(VERBS)}")
     sites = of(request).sites
-    site, coordinator, record = await _task(request)
-    _audit(request, f"{verb} task", record.task)
+    site, coordinator, record = await find_task(request)
+    audit(request, f"{verb} task", record.task)
 
     def do() -> TaskRecord:
         failed = any(view.state.state == "failed" for view in coordinator.tasks.shards(record.task))
-        found = coordinator.tasks.set_desired(record.task, desired, by=_by(request))
+        found = coordinator.tasks.set_desired(record.task, desired, by=by(request))
         if failed and desired == "running":
-            found = coordinator.tasks.restart(record.task, by=_by(request), what="to be tried again")
+            found = coordinator.tasks.restart(record.task, by=by(request), what="to be tried again")
         return found
 
     new = await sites.call(do)
-    await _read_again(sites, site)
+    await read_again(sites, site)
     return document({"task": new.task, "desired": new.desired, "version": new.version}, 202)
 
 
 async def resync(request: Request) -> Response:
     """Ask for a new snapshot of the whole source."""
     sites = of(request).sites
-    site, coordinator, record = await _task(request)
+    site, coordinator, record = await find_task(request)
     if record.desired != "running":
         raise Refused(f"task {record.task} is to be {record.desired}; start it first, a resync needs its worker")
-    _audit(request, "resync task", record.task)
+    audit(request, "resync task", record.task)
 
     def do() -> list[str]:
         queue = JobQueue(coordinator.store)
         shards = coordinator.tasks.shard_ids(record.task)
-        jobs = [queue.put("resync", record.task, shard=s.shard, by=_by(request), timeout_s=86400.0) for s in shards]
-        coordinator.tasks.record_event(record.task, "full resync asked for", by=_by(request))
+        jobs = [queue.put("resync", record.task, shard=s.shard, by=by(request), timeout_s=86400.0) for s in shards]
+        coordinator.tasks.record_event(record.task, "full resync asked for", by=by(request))
         return [job.id for job in jobs]
 
     jobs = await sites.call(do)
-    await _read_again(sites, site)
+    await read_again(sites, site)
     return document({"task": record.task, "jobs": jobs}, 202)
 
 
@@ -183,33 +183,33 @@ async def verify(request: Request) -> Response:
     """Ask for a comparison of both sides, and with ``repair`` true for the repair of what differs."""
     body, sites = await body_of(request), of(request).sites
     repair, options = read_comparison(body)
-    site, coordinator, record = await _task(request)
+    site, coordinator, record = await find_task(request)
     if record.desired == "stopped":
         raise Refused(f"task {record.task} is to be stopped; start it first, a node that runs it does the comparison")
     what = "repair" if repair else "comparison"
-    _audit(request, f"{'repair' if repair else 'verify'} task", record.task, **options)
+    audit(request, f"{'repair' if repair else 'verify'} task", record.task, **options)
 
     def do() -> list[str]:
         queue = JobQueue(coordinator.store)
         kind: JobKind = "repair" if repair else "verify"
         shards = coordinator.tasks.shard_ids(record.task)
         jobs = [
-            queue.put(kind, record.task, shard=s.shard, by=_by(request), timeout_s=86400.0, **options) for s in shards
+            queue.put(kind, record.task, shard=s.shard, by=by(request), timeout_s=86400.0, **options) for s in shards
         ]
-        coordinator.tasks.record_event(record.task, f"{what} asked for", by=_by(request))
+        coordinator.tasks.record_event(record.task, f"{what} asked for", by=by(request))
         return [job.id for job in jobs]
 
     jobs = await sites.call(do)
-    await _read_again(sites, site)
+    await read_again(sites, site)
     return document({"task": record.task, "jobs": jobs}, 202)
 
 
 async def cancel_job(request: Request) -> Response:
     """Cancel a job of a task: a queued one at once, a running one as soon as its node has ended it."""
     sites = of(request).sites
-    site, coordinator, record = await _task(request)
+    site, coordinator, record = await find_task(request)
     name = request.path_params["job"]
-    _audit(request, "cancel job", name, task=record.task)
+    audit(request, "cancel job", name, task=record.task)
 
     def do() -> str:
         queue = JobQueue(coordinator.store)
@@ -218,16 +218,16 @@ async def cancel_job(request: Request) -> Response:
         return queue.cancel(name).state
 
     state = await sites.call(do)
-    await _read_again(sites, site)
+    await read_again(sites, site)
     return document({"job": name, "state": state}, 202)
 
 
 async def delete(request: Request) -> Response:
     """Stop a task and forget it as soon as no node runs it any more."""
     state = of(request)
-    site, coordinator, record = await _task(request)
-    _audit(request, "delete task", record.task)
-    await state.sites.call(coordinator.tasks.set_desired, record.task, "stopped", by=_by(request))
+    site, coordinator, record = await find_task(request)
+    audit(request, "delete task", record.task)
+    await state.sites.call(coordinator.tasks.set_desired, record.task, "stopped", by=by(request))
     work = asyncio.create_task(_delete_when_stopped(state, site, coordinator, record))
     state.background.add(work)
     work.add_done_callback(state.background.discard)
@@ -249,7 +249,7 @@ async def _delete_when_stopped(state: State, site: Site, coordinator: Coordinato
                 log.warning("task %s could not be deleted: %s", record.task, error)
                 break
             await asyncio.sleep(0.2)
-    await _read_again(state.sites, site)
+    await read_again(state.sites, site)
 
 
 # ---- nodes ----
@@ -270,21 +270,23 @@ async def drain(request: Request) -> Response:
             else Refused(f"several datacenters have a node {name!r}; add ?datacenter=NAME")
         )
     site, coordinator = sites.home_of(wanted)
-    _audit(request, "drain node" if on else "undo drain of node", name, datacenter=wanted)
+    audit(request, "drain node" if on else "undo drain of node", name, datacenter=wanted)
     await sites.call(coordinator.nodes.drain, name, on)
-    await _read_again(sites, site)
+    await read_again(sites, site)
     return document({"node": name, "draining": on}, 202)
 
 
 # ---- what they share ----
 
 
-def _by(request: Request) -> str:
+def by(request: Request) -> str:
+    """Who asks, for the history of a task."""
     who: Who = request.state.who
     return f"{who.name} (console)"
 
 
-def _audit(request: Request, action: str, subject: str, **more: Any) -> None:
+def audit(request: Request, action: str, subject: str, **more: Any) -> None:
+    """Write down who is about to do what."""
     who: Who = request.state.who
     of(request).audit.write(who.name, address_of(request), action, subject, **more)
 
@@ -294,12 +296,13 @@ def _access(sites: Sites, coordinator: Coordinator) -> Access:
     return Access(coordinator, {}, tuple(others))
 
 
-async def _task(request: Request) -> tuple[Site, Coordinator, TaskRecord]:
+async def find_task(request: Request) -> tuple[Site, Coordinator, TaskRecord]:
+    """The task of the path. Raises `NotFound`, `Refused` where its name is not enough."""
     sites = of(request).sites
     return await sites.call(sites.find_task, request.path_params["task"], request.query_params.get("datacenter"))
 
 
-async def _read_again(sites: Sites, site: Site) -> None:
+async def read_again(sites: Sites, site: Site) -> None:
     """So that whoever asked sees what came of it in the next answer."""
     await sites.read(site)
     sites.publish()
