@@ -195,15 +195,21 @@ class Turn:
 
         options = Options(rounds=3, pause_s=0.5, keep=100)
         mapping = TaskMapping(Transform(self.spec.transform))
-        report = asyncio.run(compare(self._source, self._target, options, mapping=mapping))
+        held = self._how.pause_writes
+        report = asyncio.run(compare(self._source, self._target, options, mapping=mapping, held=held))
+        if report.unsettled:
+            raise Refused(
+                f"{report.unsettled} keys change all the time, so that they cannot be compared: stop the writers, "
+                "or use --pause-writes. Nothing was changed"
+            )
         if report.equal:
             self._say(f"equal: {report.keys} keys compared")
             return
         for difference in report.differences[:10]:
             self._say(f"  {difference}")
         raise Refused(
-            f"the two sides differ in {len(report.differences)} keys{' and more' if report.overflow else ''}: mend "
-            "them (redis-canal verify, dead-letters), or use --no-verify. Nothing was changed"
+            f"the two sides differ in {report.different} keys: mend them"
+            " (redis-canal verify, dead-letters), or use --no-verify. Nothing was changed"
         )
 
     def _take_what_arrived(self) -> None:

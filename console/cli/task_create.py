@@ -42,26 +42,28 @@ def fit_in(spec: TaskSpec, access: Access, *, say: Callable[[str], object] = _sa
 
     coordinators = (access.coordinator, *access.others)
     known = [
-        (c, read_spec(record)) for c in coordinators for record in c.tasks.all().values() if record.task != spec.task
+        (c, read_spec(record))
+        for c in coordinators
+        for record in c.tasks.all().values()
+        if record.task != spec.task or c is not access.coordinator  # the task itself, as it is now
     ]
     others = [other for _, other in known]
     fitted = spec.model_copy(update={"direct": tuple(sorted({*spec.direct, *direct_for(spec, others)}))})
-    mended = {
-        other.task: other.model_copy(update={"direct": tuple(sorted({*other.direct, *direct_for(other, [fitted])}))})
+    mended = [
+        other.model_copy(update={"direct": tuple(sorted({*other.direct, *direct_for(other, [fitted])}))})
         for other in others
-    }
-    problems = doubled([fitted, *mended.values()])
+    ]
+    problems = doubled([fitted, *mended])
     if problems:
         raise Refused(f"task {spec.task}: {problems[0]}; leave one of them out")
-    if named := shape([fitted, *mended.values()]):
+    if named := shape([fitted, *mended]):
         say(f"task {spec.task}: with the tasks known here this is {named}")
     if not access.others and fitted.target.datacenter not in {other.source.datacenter for other in others}:
         say(
             f"task {spec.task}: only the tasks of one coordinator were looked at; where others write to "
             f"{fitted.target.datacenter} too, create tasks with -c console.yaml, or name them in `direct`"
         )
-    for coordinator, other in known:
-        changed = mended[other.task]
+    for (coordinator, other), changed in zip(known, mended, strict=True):
         if changed != other:
             coordinator.tasks.set_spec(other.task, write_spec(changed), by=f"task create {spec.task}")
             say(f"task {other.task}: writes made in {spec.source.datacenter} now reach its target by {spec.task}")

@@ -222,7 +222,7 @@ class Sites:
                     shard_brief(view, self._live(index, view), self._rate(index, record, view, now, sample))
                     for view in site.place.shards.get(record.task, [])
                 ]
-                found[record.uid] = task_document(record, shards)
+                found[record.uid] = task_document(record, shards, site.names[0])
         return dict(sorted(found.items(), key=lambda item: str(item[1]["task"])))
 
     def _rate(
@@ -272,7 +272,7 @@ class Sites:
         shards = [
             shard_document(view, self._live(index, view), self._rate(index, record, view, now, False)) for view in views
         ]
-        return {**task_document(record, shards), "shard_list": shards}
+        return {**task_document(record, shards, site.names[0]), "shard_list": shards}
 
     # ---- finding ----
 

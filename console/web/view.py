@@ -11,6 +11,7 @@ from node.coordination.records import NodeRecord, ShardView, TaskRecord
 from node.coordination.tasks import TaskEvent
 
 Json = dict[str, Any]
+NO_THROTTLE: Final = {"commands_per_second": 0, "bytes_per_second": 0, "latency_ms": 0}
 WORST: Final = ("failed", "created", "assigned", "snapshot", "stopped", "paused", "streaming")
 
 # What a shard shows of its live figures, and the name under which the coordinator's record has it (None: it has not).
@@ -52,7 +53,7 @@ def shard_brief(view: ShardView, live: Mapping[str, Any] | None, rates: tuple[fl
         "restarts": live.get("restarts", state.restarts),
         "lag_seconds": None if unheld else live.get("lag_seconds", state.lag_seconds),
         "lag_bytes": live.get("lag_bytes", state.lag_bytes),
-        "dead_letters": live.get("dead_letters"),
+        "dead_letters": live.get("dead_letters_waiting"),
         "snapshot": live.get("snapshot"),
         "commands_per_second": rates[0],
         "bytes_per_second": rates[1],
@@ -78,8 +79,11 @@ def shard_document(
     return {**document, **shard_brief(view, live, rates)}
 
 
-def task_document(record: TaskRecord, shards: list[Json]) -> Json:
-    """One task in lists and events: the worst of its shards' states, the largest of their lags."""
+def task_document(record: TaskRecord, shards: list[Json], home: str = "") -> Json:
+    """One task in lists and events: the worst of its shards' states, the largest of their lags.
+
+    ``home``: the datacenter whose coordinator keeps it; with its name it tells a task from all others.
+    """
     spec = record.spec
     lags = [shard["lag_seconds"] for shard in shards]
     commands = [shard["commands_per_second"] for shard in shards]
@@ -87,9 +91,11 @@ def task_document(record: TaskRecord, shards: list[Json]) -> Json:
     return {
         "task": record.task,
         "uid": record.uid,
+        "home": home,
         "source": _side(spec.get("source")),
         "target": _side(spec.get("target")),
         "two_way": (spec.get("two_way") or {}).get("peer"),
+        "throttle": {**NO_THROTTLE, **(spec.get("throttle") or {})},
         "desired": record.desired,
         "state": min((shard["state"] for shard in shards), key=WORST.index, default="created"),
         "phase": next((shard["phase"] for shard in shards if shard["phase"] != shard["state"]), ""),

@@ -59,12 +59,14 @@ async def compare(
     mapping: Mapping | None = None,
     save: Save | None = None,
     resume: dict[str, Any] | None = None,
+    held: bool = False,
 ) -> Report:
     """Compare and report. Raises PeerError when a side cannot be reached or read.
 
+    ``held``: the first side holds writes (CLIENT PAUSE), and before 7.0 would hold scripts too.
     ``save`` is given, now and then, what ``resume`` takes to go on from there; ConfigError when that cannot be used.
     """
-    pair = await Pair.open(first, second)
+    pair = await Pair.open(first, second, held=held)
     try:
         return await Comparison(pair, options or Options(), progress, mapping, save).run(resume)
     finally:

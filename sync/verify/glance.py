@@ -123,7 +123,7 @@ async def glances(side: Side, places: list[Place], *, absolute: bool, fields: bo
     for index, (db, _) in enumerate(places):
         by_db.setdefault(db, []).append(index)
     calls = [
-        (db, [b"EVAL", GLANCE, b"%d" % len(at), *(places[index][1] for index in at), *budget, *flags])
+        (db, [side.script, GLANCE, b"%d" % len(at), *(places[index][1] for index in at), *budget, *flags])
         for db, at in by_db.items()
     ]
     replies = await side.each(calls)
@@ -178,5 +178,5 @@ def _number(side: Side, reply: Any, command: bytes) -> int:
 async def dumped(side: Side, place: Place) -> Any:
     """A digest of a value's DUMP, made by the server where it may run scripts."""
     db, key = place
-    command = [b"EVAL", DUMPED, b"1", key] if side.scripts else [b"DUMP", key]
+    command = [side.script, DUMPED, b"1", key] if side.scripts else [b"DUMP", key]
     return (await side.each([(db, command)]))[0]

@@ -17,7 +17,7 @@ from sync.target.fence import parse_info
 
 Asked = Sequence[tuple[int, list[bytes]]]
 """(database, command) pairs."""
-_WANTED = (b"PEXPIRETIME", b"HPEXPIRETIME", b"FUNCTION", b"MEMORY", b"ZMSCORE", b"SMISMEMBER")
+_WANTED = (b"PEXPIRETIME", b"HPEXPIRETIME", b"FUNCTION", b"MEMORY", b"ZMSCORE", b"SMISMEMBER", b"EVAL_RO")
 
 
 class Side:
@@ -27,21 +27,26 @@ class Side:
         self.name = name  # for messages: "first" or "second"
         self.commands: frozenset[bytes] = frozenset()
         self.scripts = False  # may scripts be called?
+        self.script = b"EVAL"  # by this command; EVAL_RO (7.0) goes on where writes are held (CLIENT PAUSE WRITE)
         self._connection = connection
         self._db = 0
 
     @classmethod
-    async def open(cls, endpoint: Endpoint, name: str) -> Side:
-        """Connect. Raises PeerError."""
+    async def open(cls, endpoint: Endpoint, name: str, *, held: bool = False) -> Side:
+        """Connect. Raises PeerError. ``held``: writes are held there, and before 7.0 scripts would be, too."""
         side = cls(await connect(endpoint, who=f"{name} side"), name)
         try:
-            found, script = await side.ask(0, [[b"COMMAND", b"INFO", *_WANTED], [b"EVAL", b"return 1", b"0"]], False)
+            (found,) = await side.ask(0, [[b"COMMAND", b"INFO", *_WANTED]], False)
+            if not isinstance(found, hiredis.ReplyError):
+                side.commands = frozenset(name for name, info in zip(_WANTED, found, strict=True) if info)
+            if b"EVAL_RO" in side.commands:
+                side.script = b"EVAL_RO"
+            if side.script != b"EVAL" or not held:
+                (script,) = await side.ask(0, [[side.script, b"return 1", b"0"]], False)
+                side.scripts = script == 1
         except BaseException:
             side.close()
             raise
-        if not isinstance(found, hiredis.ReplyError):
-            side.commands = frozenset(name for name, info in zip(_WANTED, found, strict=True) if info)
-        side.scripts = script == 1
         return side
 
     @property
@@ -130,9 +135,9 @@ class Pair:
         self.functions = b"FUNCTION" in shared
 
     @classmethod
-    async def open(cls, first: Endpoint, second: Endpoint) -> Pair:
+    async def open(cls, first: Endpoint, second: Endpoint, *, held: bool = False) -> Pair:
         """Connect to both. Raises PeerError."""
-        one = await Side.open(first, "first")
+        one = await Side.open(first, "first", held=held)
         try:
             return cls(one, await Side.open(second, "second"))
         except BaseException:

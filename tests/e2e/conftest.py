@@ -6,6 +6,8 @@ page go to screenshots/ (ignored by git).
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 import re
 import shutil
@@ -45,6 +47,15 @@ def _missing(what: str) -> NoReturn:
 def _chromium() -> str:
     found = os.environ.get("REDIS_CANAL_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     return found or _missing("no chromium: apt-get install chromium, or name one by REDIS_CANAL_CHROMIUM")
+
+
+@functools.cache
+def axe_source() -> str:
+    """The script of axe-core, as the Python package axe-playwright-python brings it."""
+    spec = importlib.util.find_spec("axe_playwright_python")
+    if spec is None or not spec.submodule_search_locations:
+        _missing("no axe: pip install axe-playwright-python")
+    return (Path(spec.submodule_search_locations[0]) / "axe.min.js").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +181,24 @@ class Window:
             text = self.page.inner_text("body")
             for word in ("undefined", "NaN", "[object", "null"):
                 assert word not in text, f"{name} says {word!r}"
+        self._accessible(name)
         self.page.set_viewport_size(WIDE)
         self.page.emulate_media(color_scheme="dark")
         self.page.wait_for_timeout(150)
         self.page.screenshot(path=SCREENSHOTS / f"{name}-dark.png", full_page=True)
+        self._accessible(f"{name}, dark")
         self.page.emulate_media(color_scheme="light")
+
+    def _accessible(self, name: str) -> None:
+        """axe finds nothing serious: names, roles, contrast, focus order."""
+        self.page.evaluate(axe_source())
+        found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        bad = [
+            f"{one['id']} ({one['impact']}): {one['help']}: {[node['html'][:120] for node in one['nodes'][:3]]}"
+            for one in found["violations"]
+            if one["impact"] in ("serious", "critical")
+        ]
+        assert not bad, f"{name}: " + "\n".join(bad)
 
 
 @pytest.fixture

@@ -146,7 +146,9 @@ def test_a_failed_task_says_why_and_a_changed_one_goes_on(
     wait_equal(source, target)
 
 
-def test_a_dead_letter_is_seen_with_its_reason(site: Site, window: Window, redis_server: StartServer) -> None:
+def test_a_dead_letter_is_seen_with_its_reason_and_dealt_with(
+    site: Site, window: Window, redis_server: StartServer
+) -> None:
     source, target = redis_server(), redis_server()
     site.node("a").start()
     site.create("sh-bj", source, target, "on_error: continue\n")
@@ -155,11 +157,93 @@ def test_a_dead_letter_is_seen_with_its_reason(site: Site, window: Window, redis
     window.login()
     page = window.page
     page.get_by_role("link", name="sh-bj").click()
-    page.get_by_role("region", name="Dead letters").get_by_text("LPUSH queue").wait_for()
-    page.get_by_role("region", name="Dead letters").get_by_text("WRONGTYPE").wait_for()
-    assert page.locator(".tile", has_text="Dead letters").locator(".num").inner_text() == "1"
+    letters = page.get_by_role("region", name="Dead letters")
+    letters.get_by_text("LPUSH queue", exact=True).wait_for()
+    letters.get_by_text("WRONGTYPE").wait_for()
+    page.locator(".tile", has_text="Dead letters").locator(".num", has_text="1").wait_for()
     assert "secret" not in page.inner_text("body")
+    assert letters.get_by_role("button", name="Send again").count() == 0, "not beside a link at work"
     window.shoot("task-dead-letter")
+    letters.get_by_role("button", name="Fetch the key").click()
+    page.get_by_text("its key is fetched from the source").wait_for()
+    letters.get_by_text("There are none.").wait_for()
+    wait_equal(source, target)
+
+
+def test_a_task_is_limited_compared_and_turned_round(site: Site, window: Window, redis_server: StartServer) -> None:
+    source, target = redis_server(), redis_server()
+    source.control.mset({f"k{number}": number for number in range(50)})
+    site.node("a").start()
+    site.create("sh-bj", source, target)
+    window.login()
+    page = window.page
+    page.get_by_role("link", name="sh-bj").click()
+    page.locator(".title .badge", has_text="streaming").wait_for()
+    dialog = page.get_by_role("dialog")
+
+    page.get_by_role("button", name="Throttle").click()
+    dialog.get_by_label("Commands a second").fill("5000")
+    window.shoot("task-throttle")
+    dialog.get_by_role("button", name="Set limits").click()
+    page.get_by_text("sh-bj has other limits").wait_for()
+    page.get_by_label("Specification as YAML").get_by_text("commands_per_second: 5000").wait_for()
+
+    target.control.set("k7", "somebody wrote here")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    compared = page.get_by_role("region", name="Comparisons")
+    compared.get_by_text("1 differ").wait_for(timeout=60_000)
+    window.shoot("task-compared")
+    page.get_by_role("button", name="Promote").click()
+    dialog.get_by_role("button", name="Promote").click()
+    turn = page.get_by_role("region", name="Turn")
+    turn.get_by_text("the two sides differ in 1 keys").wait_for(timeout=60_000)
+    window.shoot("task-promote-refused")
+    target.control.set("k7", 7)
+
+    page.get_by_role("button", name="Reverse").click()
+    dialog.get_by_label("Hold writes at the source").check()
+    window.shoot("task-reverse")
+    dialog.get_by_role("button", name="Reverse").click()
+    turn.get_by_text("bj-sh is streaming, without a snapshot").wait_for(timeout=60_000)
+    page.locator(".title .badge", has_text="stopped").wait_for()
+    window.shoot("task-reversed")
+    page.get_by_role("link", name="Overview").first.click()
+    page.get_by_role("row", name="bj-sh").get_by_text("streaming").wait_for()
+    source.client().execute_command("CLIENT", "UNPAUSE")
+    target.control.incr("after")
+    wait_equal(target, source)
+
+
+def test_filters_and_names_are_entered_and_checked(site: Site, window: Window) -> None:
+    site.node("a").start()
+    window.login()
+    page = window.page
+    page.goto("/#/new")
+    page.get_by_label("Name", exact=True).fill("sh-bj")
+    for side, datacenter, port in (("Source", "sh", 1), ("Target", "bj", 2)):
+        group = page.get_by_role("group", name=side, exact=True)
+        group.get_by_label("Datacenter").fill(datacenter)
+        group.get_by_label("Server").fill(f"redis://127.0.0.1:{port}")
+    page.get_by_label("Two-way", exact=False).check()
+    page.get_by_label("Task of the other direction").fill("bj-sh")
+    page.get_by_label("FLUSHALL and FLUSHDB").select_option("drop")
+    page.get_by_text("Filters: what is carried").click()
+    include = page.get_by_role("group", name="Carry only")
+    include.get_by_label("Keys").fill("user:*, prefix:cart:")
+    include.get_by_label("Types").fill("string hash")
+    include.get_by_label("Databases").fill("0, one")
+    page.get_by_text("Names at the target").click()
+    page.get_by_label("Put this before keys").fill("new:")
+    page.get_by_role("button", name="Review").click()
+    include.get_by_label("Databases").and_(page.locator("[aria-invalid]")).wait_for()
+    window.shoot("new-filters-problem")
+    include.get_by_label("Databases").fill("0, 1")
+    page.get_by_role("button", name="Review").click()
+    yaml = page.get_by_label("Task as YAML")
+    yaml.wait_for()
+    for line in ("- user:*", "- prefix:cart:", "- string", "add_prefix: 'new:'", "flush: drop", "peer: bj-sh"):
+        assert line in yaml.inner_text(), line
+    window.shoot("new-filters")
 
 
 def test_a_reader_sees_and_cannot_change(site: Site, window: Window, redis_server: StartServer) -> None:

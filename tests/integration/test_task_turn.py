@@ -106,3 +106,57 @@ def test_a_source_that_is_gone_needs_force_which_says_what_is_lost(site: Site, p
     site.cli("task", "start", "bj-sh", "--wait", "--timeout", "60")
     assert source.client().get("k7") == b"written in bj"
     wait_until(lambda: source.client().get("only here") is None, 20, "what only the old source had is gone")
+
+
+def test_a_task_with_a_filter_and_other_names_is_turned_round(site: Site, pair: tuple[Server, Server]) -> None:
+    source, target = pair
+    source.client().mset({"user:1": "a", "user:2": "b"})
+    source.client().set("other", "not carried")
+    target.client().set("own", "of the target, no matter")
+    extra = "snapshot: {stale_keys: keep}\nfilter: {include: {keys: ['prefix:user:']}}\nmap: {add_prefix: 'sh:'}\n"
+    site.create("sh-bj", source, target, extra)
+    target.client().set("sh:user:2", "somebody wrote here")
+    done = site.cli("task", "reverse", "sh-bj", "--yes", "--pause-writes", "--timeout", "60", check=False)
+    assert done.returncode == 1 and "differ in 1 keys" in done.stderr and "user:2" in done.stderr
+    target.client().set("sh:user:2", "b")
+    done = site.cli("task", "reverse", "sh-bj", "--yes", "--timeout", "60")
+    assert "equal: " in done.stderr
+    target.client().set("sh:user:1", "written in bj")
+    target.client().set("own", "changed")
+    wait_until(lambda: source.client().get("user:1") == b"written in bj", 20, "the other way, under its old name")
+    assert target.client().get("sh:other") is None and source.client().get("own") is None
+    assert source.client().get("sh:user:1") is None
+
+
+def test_what_would_refuse_the_way_back_is_said_before_anything_is_done(
+    site: Site, pair: tuple[Server, Server]
+) -> None:
+    source, target = pair
+    site.create("sh-bj", source, target, "map: {add_prefix: 'sh:'}\nfilter: {include: {keys: ['regex:^k']}}\n")
+    done = site.cli("task", "reverse", "sh-bj", "--yes", check=False)
+    assert done.returncode == 1 and "cannot be turned round" in done.stderr
+    assert site.describe("sh-bj")["desired"] == "running"
+    done = site.cli("task", "reverse", "sh-bj", "--as", "sh-bj", "--yes", check=False)
+    assert done.returncode == 1
+    assert site.describe("sh-bj")["desired"] == "running"
+
+
+def test_reverse_at_the_coordinator_of_the_target_s_datacenter(
+    site: Site, pair: tuple[Server, Server], tmp_path: Path
+) -> None:
+    source, target = pair
+    far = Site(tmp_path / "bj")
+    far.directory.mkdir()
+    try:
+        node = far.node("b")
+        node.configure(datacenter="bj")
+        node.start()
+        site.create("sh-bj", source, target)
+        done = site.cli("task", "reverse", "sh-bj", "--yes", "--at", str(node.config), "--timeout", "60")
+        assert "bj-sh is streaming, without a snapshot" in done.stderr
+        assert far.shard("bj-sh")["node"] == "b"
+        assert "bj-sh" not in site.cli("task", "list").stdout
+        target.client().set("k7", "written in bj")
+        wait_until(lambda: source.client().get("k7") == b"written in bj", 20, "the other way it goes")
+    finally:
+        far.close()

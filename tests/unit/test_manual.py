@@ -16,7 +16,7 @@ from sync.status import LinkStatus
 
 ROOT = Path(__file__).parents[2]
 MANUAL = (ROOT / "docs" / "operations.md").read_text()
-BLOCKS = re.findall(r"```\n(.*?)```", MANUAL, re.DOTALL)
+BLOCKS = re.findall(r"^```[^\n]*\n(.*?)^```", MANUAL, re.DOTALL | re.MULTILINE)
 
 
 def commands() -> list[str]:
@@ -29,7 +29,7 @@ def commands() -> list[str]:
         begin = re.search(rf"(?:^|(?<=\s))redis-canal (?:{'|'.join(COMMANDS)})\b", call)
         if begin is None:
             continue
-        words = re.split(r"\s{3,}", call[begin.start() :])[0]  # a remark stands behind spaces
+        words = re.split(r"\s{3,}|\s2?>|\s\|", call[begin.start() :])[0]  # a remark stands behind spaces
         found.append(words.replace("…", "").replace("[", "").replace("]", ""))
     return sorted(set(found))
 

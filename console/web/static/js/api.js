@@ -37,7 +37,12 @@ export async function request(method, path, body, again = true) {
 
 export const get = (path) => request("GET", path);
 export const isAdmin = () => session.role === "admin";
-export const taskPath = (name, rest = "") => `/tasks/${encodeURIComponent(name)}${rest}`;
+/** The API's path of a task; `home`: the datacenter that keeps it, since two of them may have tasks of one name. */
+export const taskPath = (name, rest = "", home = "") =>
+  `/tasks/${encodeURIComponent(name)}${rest}${home ? `?datacenter=${encodeURIComponent(home)}` : ""}`;
+/** The page's address of a task. */
+export const taskHash = (name, home = "", rest = "") =>
+  `#/tasks/${encodeURIComponent(name)}${home ? `@${encodeURIComponent(home)}` : ""}${rest}`;
 
 /** True when somebody is logged in (without tokens: always). */
 export async function resume() {

@@ -21,7 +21,7 @@ export function chart(title, name, colour, write) {
   function options() {
     const axis = { stroke: css("--faint"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1, size: 4 }, font: "11px system-ui" };
     return {
-      width: Math.max(200, box.clientWidth), height: 170, padding: [8, 8, 0, 0],
+      width: Math.max(200, box.clientWidth), height: 170, padding: [8, 28, 0, 0],
       legend: { show: false }, cursor: { y: false, points: { size: 6 } },
       scales: { y: { range: (_u, _low, high) => [0, Math.max(high || 0, name === "lag_seconds" ? 0.01 : 10) * 1.1] } },
       axes: [{ ...axis, size: 28, space: 80, values: (u, ticks) => ticks.map((at) => clock(at, u.scales.x.max - u.scales.x.min < 600)) },

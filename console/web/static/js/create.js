@@ -1,6 +1,6 @@
 // A new task: a form, then the YAML that it makes, then the task.
 
-import { isAdmin, request, taskPath } from "./api.js";
+import { isAdmin, request, taskHash } from "./api.js";
 import { h, put, text, toast } from "./dom.js";
 import { tasks, world } from "./live.js";
 import { empty, notice } from "./widgets.js";
@@ -11,6 +11,19 @@ function sentence(path, message) {
   return message.startsWith(`${path}: `) ? message.slice(path.length + 2) : message;
 }
 
+// How a control's text becomes what a specification has; undefined: nothing was entered. What is no number stays a text,
+// so that the models of the server say what is wrong with it.
+const asNumber = (text) => (/^\d+$/.test(text) ? Number(text) : text);
+const plain = (control) => control.value.trim() || undefined;
+const words = (control) => plain(control)?.split(/[\s,]+/).filter(Boolean);
+const numbers = (control) => words(control)?.map(asNumber);
+const number = (control) => { const text = plain(control); return text === undefined ? text : asNumber(text); };
+const checked = (control) => control.checked || undefined;
+const pairs = (control) => {
+  const all = words(control);
+  return all && Object.fromEntries(all.map((pair) => { const [from, to = ""] = pair.split(":"); return [from, asNumber(to)]; }));
+};
+
 export function createPage() {
   if (!isAdmin()) return { title: "New task", element: empty("You may look, not create.") };
   const fields = new Map();
@@ -18,11 +31,11 @@ export function createPage() {
   const general = h("div");
   const id = (path) => `f-${path.replace(/\W/g, "-")}`;
 
-  function field(path, label, control, hint = "") {
+  function field(path, label, control, hint = "", read = plain) {
     const problem = h("span.problem", { id: `${id(path)}-problem` });
     control.id = id(path);
     control.setAttribute("aria-describedby", `${id(path)}-problem ${id(path)}-hint`);
-    fields.set(path, { control, problem });
+    fields.set(path, { control, problem, read });
     return h("p.field", {}, h("label", { for: control.id }, label), control,
       h("span.hint", { id: `${id(path)}-hint` }, hint), problem);
   }
@@ -53,20 +66,32 @@ export function createPage() {
     return h("div", {}, button, said);
   }
 
+  const checkbox = () => h("input", { type: "checkbox" });
+  const selection = (path, title, hint) => h("fieldset.inner", {}, h("legend", {}, title), h("p.hint", {}, hint),
+    field(`${path}.keys`, "Keys", input({ placeholder: "user:*, prefix:cart:, regex:^s[0-9]+$" }), "Patterns, separated by commas or blanks: a glob, prefix:TEXT or regex:EXPRESSION.", words),
+    field(`${path}.databases`, "Databases", input({ inputmode: "numeric", placeholder: "0, 1" }), "", numbers),
+    field(`${path}.types`, "Types", input({ placeholder: "string, hash" }), "string, list, set, zset, hash, stream, module.", words),
+    field(`${path}.commands`, "Commands", input({ placeholder: "publish" }), "", words));
+
   const twoWay = h("input", { type: "checkbox", id: "two-way", onchange: () => { peer.hidden = !twoWay.checked; } });
   const peer = h("div", { hidden: true },
     field("two_way.peer", "Task of the other direction", input({ list: "tasknames" }), "It is created like this one, with both sides exchanged."),
-    field("two_way.home", "Whose value wins", input({ placeholder: "hash" }), "hash: by the key, the same on both sides."));
+    field("two_way.home", "Whose value wins", input({ placeholder: "hash" }), "hash: by the key, the same on both sides; or the name of a datacenter."),
+    field("snapshot.existing", "Keys that both sides have at the first snapshot", select(["", "the target's stays"], ["home", "that of the key's home"], ["source", "the source's"])),
+    field("two_way.flush", "FLUSHALL and FLUSHDB", select(["", "choose by the peer's state"], ["replay", "repeat at the other side"], ["drop", "leave out"], ["stop", "stop the task"])),
+    field("two_way.accept_evictions", "A server that evicts keys is accepted: they go on both sides", checkbox(), "", checked));
 
   function spec() {
     const made = { source: {}, target: {} };
-    for (const path of fields.keys()) {
-      if (path.startsWith("two_way") && !twoWay.checked) continue;
-      const given = value(path);
-      if (given === "") continue;
-      const [first, second] = path.split(".");
-      if (second) (made[first] ??= {})[second] = given;
-      else made[first] = /^\d+$/.test(given) && path.startsWith("batch") ? Number(given) : given;
+    for (const [path, { control, read }] of fields) {
+      const ofPair = path.startsWith("two_way.") || path === "snapshot.existing";
+      const given = ofPair && !twoWay.checked ? undefined : read(control);
+      if (given === undefined) continue;
+      const names = path.split(".");
+      const last = names.pop();
+      let place = made;
+      for (const name of names) place = place[name] ??= {};
+      place[last] = given;
     }
     if (twoWay.checked) made.two_way ??= {};
     return made;
@@ -80,11 +105,12 @@ export function createPage() {
     const rest = [];
     let first = null;
     for (const { path, message } of error?.problems || []) {
-      const found = [...fields.keys()].filter((name) => name === path || name.startsWith(`${path}.`));
+      const found = [...fields.keys()].filter((name) => name === path || name.startsWith(`${path}.`) || path.startsWith(`${name}.`));
       if (!path || !found.length) { rest.push(message); continue; }
       for (const name of found) {
         const { control, problem } = fields.get(name);
         control.setAttribute("aria-invalid", "true");
+        control.closest("details")?.setAttribute("open", "");
         text(problem, sentence(path, message));
         first ??= control;
       }
@@ -115,7 +141,7 @@ export function createPage() {
         const done = await request("POST", "/tasks", { spec: made, start });
         toast(`task ${made.task} is created${start ? ", to run" : ""}`);
         done.notes.forEach((line) => toast(line));
-        location.hash = `#${taskPath(made.task)}`;
+        location.hash = taskHash(made.task, made.source.datacenter);
       } catch (error) {
         showProblems(error);
         general.scrollIntoView({ block: "center" });
@@ -140,7 +166,14 @@ export function createPage() {
       h("details", {}, h("summary", {}, "More"),
         field("snapshot.mode", "Snapshot", select(["", "when needed"], ["always", "at every start"], ["never", "never"])),
         field("writer", "Writer", select(["", "choose by itself"], ["gated", "gated"], ["guarded", "guarded"])),
-        field("batch_commands", "Commands in one transaction", input({ inputmode: "numeric", placeholder: "1000" })))),
+        field("batch_commands", "Commands in one transaction", input({ inputmode: "numeric", placeholder: "1000" }), "", number)),
+      h("details", {}, h("summary", {}, "Filters: what is carried"),
+        selection("filter.include", "Carry only", "Nothing named: everything."),
+        selection("filter.exclude", "Leave out", "Of what is carried.")),
+      h("details", {}, h("summary", {}, "Names at the target"),
+        field("map.databases", "Databases", input({ placeholder: "1:2, 3:0" }), "Database of the source : database of the target.", pairs),
+        field("map.remove_prefix", "Take this beginning from keys", input({ placeholder: "old:" }), "Only keys that begin with it are carried."),
+        field("map.add_prefix", "Put this before keys", input({ placeholder: "new:" })))),
     h("div.actions", {}, h("a.button", { href: "#/" }, "Cancel"), h("button.primary", { type: "submit" }, "Review")));
   return { title: "New task", element: h("div.narrow-page", {}, h("h1", {}, "New task"), form, review) };
 }

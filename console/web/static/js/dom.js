@@ -46,8 +46,11 @@ export function toast(message, kind = "good") {
 
 let dialogs = 0;
 
-/** Ask before something is done. Resolves to true or false; `type` has to be typed in before it can be done. */
-export function confirm({ title, body, action, danger = false, type = "" }) {
+/**
+ * Ask before something is done. Resolves to null (no), or to what was entered in `fields` by name: each has name, label,
+ * hint and kind ("check", "number" or "text") with its value. `type` has to be typed in before it can be done.
+ */
+export function ask({ title, body = [], action, danger = false, type = "", fields = [] }) {
   return new Promise((resolve) => {
     const id = `dialog-${++dialogs}`;
     const go = h(`button.${danger ? "danger" : "primary"}`, { value: "go", disabled: Boolean(type) }, action);
@@ -55,17 +58,41 @@ export function confirm({ title, body, action, danger = false, type = "" }) {
       autocomplete: "off", spellcheck: "false", id: `${id}-typed`,
       oninput: (event) => { go.disabled = event.target.value !== type; },
     });
+    const entries = fields.map((field) => entry(field, `${id}-${field.name}`));
     const dialog = h("dialog", { "aria-labelledby": id, onclose: () => {
       dialog.remove();
-      resolve(dialog.returnValue === "go" && !go.disabled);
+      const sure = dialog.returnValue === "go" && !go.disabled;
+      resolve(sure ? Object.fromEntries(entries.map((one) => [one.name, one.value()])) : null);
     } },
       h("form", { method: "dialog" },
         h("h2", { id }, title),
         [].concat(body).map((line) => h("p", {}, line)),
+        entries.map((one) => one.element),
         typed && h("p.field", {}, h("label", { for: `${id}-typed` }, "Type ", h("b", {}, type), " to go on"), typed),
         h("div.actions", {}, h("button", { value: "no", formnovalidate: true }, "Cancel"), go)));
     document.body.append(dialog);
     dialog.showModal();
-    (typed || dialog.querySelector("button")).focus();
+    (typed || dialog.querySelector("input, button")).focus();
   });
+}
+
+function entry({ name, label, hint = "", kind = "text", value = "" }, id) {
+  const more = hint && h("span.hint", { id: `${id}-hint` }, hint);
+  const described = hint ? { "aria-describedby": `${id}-hint` } : {};
+  if (kind === "check") {
+    const box = h("input", { type: "checkbox", id, ...described });
+    box.checked = Boolean(value);
+    return { name, element: h("div.check", {}, box, h("div", {}, h("label", { for: id }, label), more)), value: () => box.checked };
+  }
+  const input = h("input", { id, type: kind, autocomplete: "off", spellcheck: "false", ...(kind === "number" ? { min: "0", step: "any" } : {}), ...described });
+  input.value = value;
+  return {
+    name, element: h("p.field", {}, h("label", { for: id }, label), input, more),
+    value: () => (kind === "number" ? Number(input.value || 0) : input.value.trim()),
+  };
+}
+
+/** Ask for a yes or no. */
+export async function confirm(question) {
+  return (await ask(question)) !== null;
 }

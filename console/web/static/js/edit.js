@@ -1,18 +1,18 @@
 // Changing a task: its YAML, checked, then written back under the version that was looked at.
 
-import { get, isAdmin, request, taskPath } from "./api.js";
+import { get, isAdmin, request, taskHash, taskPath } from "./api.js";
 import { confirm, h, put, toast } from "./dom.js";
 import { empty, notice } from "./widgets.js";
 
-export function editPage(name) {
+export function editPage(name, home = "") {
   if (!isAdmin()) return { title: `Edit ${name}`, element: empty("You may look, not change.") };
-  const here = `#${taskPath(name)}`;
+  const here = taskHash(name, home);
   const body = h("div", {}, h("p.loading", {}, "Reading …"));
   const said = h("div", { role: "status" });
 
   async function load() {
     try {
-      const task = await get(taskPath(name));
+      const task = await get(taskPath(name, "", home));
       put(body, form(task));
     } catch (error) {
       put(body, notice("bad", `Task ${name} cannot be read`, h("p", {}, error.message)));
@@ -29,7 +29,7 @@ export function editPage(name) {
         put(said, found.warnings.map((line) => notice("info", line)));
         const sure = await confirm({ title: `Change ${name}?`, body: ["Its workers start anew with this.", h("pre", {}, found.yaml)], action: "Change" });
         if (!sure) return;
-        await request("PUT", taskPath(name), { yaml: area.value, version: task.version });
+        await request("PUT", taskPath(name, "", home), { yaml: area.value, version: task.version });
         toast(`${name} is changed`);
         location.hash = here;
       } catch (error) {

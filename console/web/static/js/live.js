@@ -58,6 +58,12 @@ export function tasks() {
   return [...world.tasks.values()].sort((a, b) => a.task.localeCompare(b.task) || a.uid.localeCompare(b.uid));
 }
 
-export function taskByName(name) {
-  return tasks().find((task) => task.task === name) || null;
+export function tasksByName(name) {
+  return tasks().filter((task) => task.task === name);
+}
+
+/** The task of that name that `home` keeps; without a home only where the name is enough. */
+export function taskByName(name, home = "") {
+  const found = tasksByName(name).filter((task) => !home || task.home === home);
+  return found.length === 1 ? found[0] : null;
 }

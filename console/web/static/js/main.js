@@ -20,8 +20,8 @@ const ROUTES = [
   [/^\/?$/, () => overviewPage()],
   [/^\/nodes$/, () => nodesPage()],
   [/^\/new$/, () => createPage()],
-  [/^\/tasks\/([^/]+)$/, (name) => taskPage(name)],
-  [/^\/tasks\/([^/]+)\/edit$/, (name) => editPage(name)],
+  [/^\/tasks\/([^/@]+)(?:@([^/]+))?$/, (name, home) => taskPage(name, home)],
+  [/^\/tasks\/([^/@]+)(?:@([^/]+))?\/edit$/, (name, home) => editPage(name, home)],
 ];
 
 function show(next) {

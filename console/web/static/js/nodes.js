@@ -33,7 +33,7 @@ export function nodesPage() {
 }
 
 function table(nodes, rows) {
-  const heads = ["Node", "State", "Shards", "CPU", "Memory", "Version", "Up since", ""];
+  const heads = ["Node", "State", "Shards", "CPU", "Memory", "Version", "Started", ""];
   return h("table.nodes", {},
     h("caption.sr", {}, "Nodes with the shards they hold and what they use"),
     h("thead", {}, h("tr", {}, heads.map((name, index) => h(index >= 2 && index <= 4 ? "th.num" : "th", { scope: "col" },
@@ -47,7 +47,7 @@ function row(node) {
   const labelled = (name) => { const cell = h("td.num"); cell.dataset.label = name; return cell; };
   const [shards, cpu, memory] = [labelled("Shards"), labelled("CPU"), labelled("Memory")];
   const since = h("td");
-  since.dataset.label = "Up since";
+  since.dataset.label = "Started";
   const version = h("td", {}, node.version || "–");
   version.dataset.label = "Version";
   const element = h("tr", {},

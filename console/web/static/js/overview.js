@@ -1,6 +1,6 @@
 // The overview: datacenters as columns, tasks as arrows between them.
 
-import { get, isAdmin } from "./api.js";
+import { get, isAdmin, taskHash } from "./api.js";
 import { h, put, s, text } from "./dom.js";
 import { bytes, count, duration, percent, plural, short } from "./format.js";
 import { tasks, watch, world } from "./live.js";
@@ -142,7 +142,7 @@ function row(task, names, drawn) {
   const line = spark((values) => values.length ? `at most ${short(Math.max(...values))} commands a second` : "no figures yet");
   const route = `${task.source.datacenter} → ${task.target.datacenter}`;
   const element = h("tr", {},
-    h("th", { scope: "row" }, h("a", { href: `#/tasks/${encodeURIComponent(task.task)}` }, task.task),
+    h("th", { scope: "row" }, h("a", { href: taskHash(task.task, task.home) }, task.task),
       task.two_way && h("span.hint", {}, ` ⇄ ${task.two_way}`)),
     h("td.lanes", {}, drawn && lanes(task, names),
       h(drawn ? "span.route.narrow" : "span.route", {}, route), drawn && h("span.sr", {}, `from ${task.source.datacenter} to ${task.target.datacenter}`)),

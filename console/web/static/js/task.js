@@ -1,17 +1,21 @@
-// One task: figures, charts, shards, dead letters, history, configuration, and what can be done with it.
+// One task: figures, charts, shards, history, configuration, and what can be done with it.
 
-import { get, isAdmin, taskPath as path } from "./api.js";
+import { get, isAdmin, taskHash, taskPath as path } from "./api.js";
 import { actions } from "./actions.js";
 import { lagChart, rateChart } from "./charts.js";
 import { h, put, text } from "./dom.js";
-import { ago, bytes, count, duration, plural, short, when } from "./format.js";
-import { taskByName, watch, world } from "./live.js";
+import { ago, bytes, count, duration, short, when } from "./format.js";
+import { comparisonPart } from "./comparisons.js";
+import { conflictPart } from "./conflicts.js";
+import { letterPart } from "./letters.js";
+import { taskByName, tasksByName, watch, world } from "./live.js";
 import { shardTable, snapshotPart } from "./shards.js";
+import { turnPart } from "./turn.js";
 import { badge, empty, notice, section, setBadge, tile, wish } from "./widgets.js";
 
 const REFRESH = 2000;
 
-export function taskPage(name) {
+export function taskPage(name, home = "") {
   const body = h("div", {}, h("p.loading", {}, `Reading task ${name} …`));
   const element = h("div", {}, h("p.crumbs", {}, h("a", { href: "#/" }, "Overview"), " / ", name), body);
   let parts = null;
@@ -20,12 +24,12 @@ export function taskPage(name) {
 
   async function refresh() {
     try {
-      const found = await get(path(name));
+      const found = await get(path(name, "", home));
       if (closed) return;
       if (parts === null) {
-        parts = build(name);
+        parts = build(name, found.home);
         put(body, parts.element);
-        get(path(name, "/history")).then((history) => parts?.history(history)).catch(() => {});
+        get(path(name, "/history", found.home)).then((history) => parts?.history(history)).catch(() => {});
       }
       parts.detail(found);
     } catch (error) {
@@ -33,7 +37,9 @@ export function taskPage(name) {
       if (error.status === 404 || parts === null) {
         parts?.close();
         parts = null;
-        put(body, error.status === 404
+        const same = tasksByName(name);
+        if (!home && same.length > 1) put(body, choice(name, same));
+        else put(body, error.status === 404
           ? empty(`There is no task ${name}.`, h("p", {}, "It may have been deleted. ", h("a", { href: "#/" }, "To the overview")))
           : notice("bad", `Task ${name} cannot be shown`, h("p", {}, error.message), h("p.hint", {}, "Trying again.")));
       }
@@ -42,14 +48,20 @@ export function taskPage(name) {
   }
 
   const unwatch = watch(() => {
-    const task = world.loaded && taskByName(name);
+    const task = world.loaded && taskByName(name, home);
     if (task && parts) parts.live(task);
   });
   refresh();
   return { title: name, element, close() { closed = true; clearTimeout(timer); unwatch(); parts?.close(); } };
 }
 
-function build(name) {
+/** Two datacenters may have tasks of one name. */
+function choice(name, same) {
+  return empty(`${same.length} datacenters have a task ${name}.`,
+    h("ul", {}, same.map((task) => h("li", {}, h("a", { href: taskHash(name, task.home) }, `${name} of ${task.home}`)))));
+}
+
+function build(name, home) {
   const state = badge("");
   const aim = h("span.hint");
   const route = h("p.route");
@@ -61,27 +73,27 @@ function build(name) {
     letters: tile("Dead letters", "commands that the target did not take"),
     restarts: tile("Restarts", "of the worker, since the last healthy hour"),
   };
-  const buttons = actions(name);
+  const buttons = actions(name, home);
   const charts = { lag: lagChart(), rate: rateChart() };
   const shards = shardTable();
   const snapshot = snapshotPart();
-  const letters = h("div");
+  const letters = letterPart(name, home);
+  const turn = turnPart();
+  const conflicts = conflictPart();
+  const comparisons = comparisonPart(name, home);
   const history = h("div");
   const config = h("pre", { tabindex: "0", "aria-label": "Specification as YAML" });
-  let lettersSeen = -1;
 
   const element = h("div.task", {},
     h("div.title", {}, h("h1", {}, name), state, aim, buttons.element), route, trouble,
     h("dl.tiles", {}, Object.values(tiles).map((one) => one.element)),
     h("div.charts", {}, charts.lag.element, charts.rate.element),
-    snapshot.element,
+    turn.element, snapshot.element,
     section("Shards", shards.element),
     h("div.columns", {},
-      section("Dead letters", letters),
-      section("History", history),
-      section("Conflicts", empty("No conflict is recorded.", h("p", {}, "Where both sides of a two-way task write the same key at the same time, it shows here which value stayed."))),
-      section("Comparisons", empty("Nothing has been compared yet.", h("p", {}, h("code", {}, "redis-canal verify --source URL --target URL"), " compares both servers by content.")))),
-    section("Configuration", isAdmin() && h("a.button", { href: `#/tasks/${encodeURIComponent(name)}/edit` }, "Edit"), config));
+      section("Dead letters", letters.element), section("History", history),
+      section("Conflicts", conflicts.element), section("Comparisons", comparisons.element)),
+    section("Configuration", isAdmin() && h("a.button", { href: taskHash(name, home, "/edit") }, "Edit"), config));
 
   function live(task) {
     setBadge(state, task.state);
@@ -103,7 +115,7 @@ function build(name) {
     live(task);
     text(route, "");
     put(route, side(task.source), h("span", { "aria-label": "to" }, " → "), side(task.target),
-      task.two_way && h("span.hint", {}, " two-way with ", h("a", { href: `#/tasks/${encodeURIComponent(task.two_way)}` }, task.two_way)));
+      task.two_way && h("span.hint", {}, " two-way with ", h("a", { href: taskHash(task.two_way, peerHome(task)) }, task.two_way)));
     put(trouble, task.error && notice("bad", task.state === "failed" ? "This task stands still" : "Trouble", h("p", {}, task.error)),
       !task.live && task.desired !== "stopped" && !task.nodes.length && notice("info", "No node runs it", h("p", {}, "It waits for a node with room at ", h("b", {}, task.source.datacenter || "its source"), ".")));
     shards.update(task.shard_list);
@@ -112,10 +124,10 @@ function build(name) {
     put(history, task.events.length
       ? h("ul.log", { tabindex: "0", "aria-label": "History" }, task.events.slice(0, 50).map((event) => h("li", {}, h("time", { title: when(event.at) }, ago(event.at)), h("span", {}, event.what), h("span.hint", {}, event.by))))
       : empty("Nothing has happened yet."));
-    if (task.dead_letters !== lettersSeen) {
-      lettersSeen = task.dead_letters;
-      loadLetters(name, task.dead_letters, letters);
-    }
+    turn.update(task.turn);
+    letters.update(task);
+    conflicts.update(task);
+    comparisons.update(task.jobs);
   }
 
   return {
@@ -125,23 +137,11 @@ function build(name) {
   };
 }
 
+/** Where the task of the other direction is kept, as far as is known. */
+function peerHome(task) {
+  return tasksByName(task.two_way).find((other) => other.source.datacenter === task.target.datacenter)?.home || "";
+}
+
 function side(value) {
   return h("span", {}, h("b", {}, value.datacenter || "unknown"), " ", h("code", {}, value.url || ""), value.credentials && h("span.hint", {}, ` as ${value.credentials}`));
 }
-
-async function loadLetters(name, number, letters) {
-  if (!number) {
-    put(letters, empty("There are none.", h("p", {}, "Commands that the target refuses for good are kept here, with the reason.")));
-    return;
-  }
-  try {
-    const found = await get(path(name, "/dead-letters"));
-    put(letters, h("p", {}, `Refused by the target since this worker started: ${plural(number, "command")}.`),
-      found.trouble.map((line) => h("p.hint", {}, line)),
-      h("ul.log", { tabindex: "0", "aria-label": "Dead letters" }, found.dead_letters.map((one) => h("li", {}, h("time", { title: when(one.at) }, ago(one.at)),
-        h("span", {}, h("code", {}, `${one.command} ${one.key ?? ""}`.trim()), " ", one.error), h("span.hint", {}, `db ${one.db}, offset ${count(one.offset)}`)))));
-  } catch (error) {
-    put(letters, notice("bad", "They cannot be read", h("p", {}, error.message)));
-  }
-}
-

@@ -14,6 +14,12 @@ const STATES = {
   draining: ["◑", "busy", "draining"],
   down: ["▲", "bad", "down"],
   unreachable: ["▲", "bad", "unreachable"],
+  queued: ["○", "idle", "queued"],
+  running: ["◐", "busy", "running"],
+  succeeded: ["✓", "good", "done"],
+  done: ["✓", "good", "done"],
+  cancelled: ["■", "idle", "cancelled"],
+  "timed-out": ["▲", "bad", "timed out"],
 };
 
 /** A state as symbol and word; colour only repeats it. */
