@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from node.config.secrets import serving
+from node.conflicts import conflict_documents
+from node.coordination.plan import ShardId
 from node.http import HttpServer, Response, Route, document, standard_routes
 from node.letters import letter_documents
 from node.metrics import NodeFigures
@@ -19,6 +24,9 @@ if TYPE_CHECKING:
 
     from node.daemon import Daemon
     from node.shard import Shard
+
+
+Held = list[tuple[ShardId, Path]]
 
 
 def _without_worker(shard: Shard) -> LinkStatus:
@@ -44,7 +52,11 @@ class NodeHttp:
         )
 
     def _more(self) -> dict[str, Route]:
-        return {"/logs": lambda: document(self._logs()), "/dead-letters": self._letters}
+        return {
+            "/logs": lambda: document(self._logs()),
+            "/dead-letters": partial(self._files, letter_documents),
+            "/conflicts": partial(self._files, conflict_documents),
+        }
 
     async def start(self) -> None:
         """Listen. Raises ConfigError when the address cannot be had."""
@@ -113,8 +125,8 @@ class NodeHttp:
         lines = self._daemon.lines
         return [{"task": s.task, "shard": s.shard, **line} for s, kept in lines.items() for line in kept]
 
-    async def _letters(self) -> Response:
-        """Read in a thread: the files may be long."""
+    async def _files(self, read: Callable[[Held], list[dict[str, Any]]]) -> Response:
+        """What ``read`` finds in the state directories of the shards held here. In a thread: the files may be long."""
         root = self._daemon.config.state_dir
         held = [(shard.id, shard_dir(root, shard.record.uid, shard.id)) for shard in self._daemon.shards.values()]
-        return document(await asyncio.to_thread(letter_documents, held))
+        return document(await asyncio.to_thread(read, held))

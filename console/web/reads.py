@@ -135,6 +135,13 @@ async def dead_letters(request: Request) -> Response:
     return document({"dead_letters": letters[:LETTERS], "trouble": trouble})
 
 
+async def conflicts(request: Request) -> Response:
+    """The newest conflicts of a two-way task: keys that several datacenters wrote at once."""
+    found, trouble = await _of_nodes(request, "/conflicts")
+    found.sort(key=lambda one: float(one.get("at") or 0), reverse=True)
+    return document({"conflicts": found[:LETTERS], "trouble": trouble})
+
+
 async def _of_nodes(request: Request, path: str) -> tuple[list[Json], list[str]]:
     """What all living nodes of a task's datacenter tell about it at ``path``."""
     sites = of(request).sites

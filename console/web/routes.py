@@ -51,6 +51,7 @@ OPERATIONS: Final = (
     _task("GET", "/history", reads.history, "Lag and throughput of the last hour, as columns"),
     _task("GET", "/logs", reads.logs, "Newest log lines of a task's workers"),
     _task("GET", "/dead-letters", reads.dead_letters, "Newest commands that the target did not take"),
+    _task("GET", "/conflicts", reads.conflicts, "Newest keys that several datacenters wrote at once"),
     _task("POST", "/dead-letters", operate.letters, "Acknowledge, fetch or send again dead letters", 202, "Letters"),
     _task("POST", "/promote", operate.promote, "Drain, prove both sides equal, stop", 202, "Turn"),
     _task("POST", "/reverse", operate.reverse, "Promote, then replicate the other way", 202, "Turn"),

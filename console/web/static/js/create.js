@@ -104,14 +104,15 @@ export function createPage() {
     }
     const rest = [];
     let first = null;
-    for (const { path, message } of error?.problems || []) {
+    for (const { path: whole, message } of error?.problems || []) {
+      const path = whole.replace(/\[\d+\]/g, ""); // of a list's item: the field of the list
       const found = [...fields.keys()].filter((name) => name === path || name.startsWith(`${path}.`) || path.startsWith(`${name}.`));
       if (!path || !found.length) { rest.push(message); continue; }
       for (const name of found) {
         const { control, problem } = fields.get(name);
         control.setAttribute("aria-invalid", "true");
         control.closest("details")?.setAttribute("open", "");
-        text(problem, sentence(path, message));
+        text(problem, sentence(whole, message));
         first ??= control;
       }
     }

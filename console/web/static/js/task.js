@@ -79,7 +79,7 @@ function build(name, home) {
   const snapshot = snapshotPart();
   const letters = letterPart(name, home);
   const turn = turnPart();
-  const conflicts = conflictPart();
+  const conflicts = conflictPart(name, home);
   const comparisons = comparisonPart(name, home);
   const history = h("div");
   const config = h("pre", { tabindex: "0", "aria-label": "Specification as YAML" });
