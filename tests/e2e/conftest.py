@@ -147,7 +147,7 @@ class Window:
         options.setdefault("viewport", WIDE)
         self.context = browser.new_context(base_url=console.url, **options)
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(60_000)  # a safety net, like all waits of the tests
         self.errors: list[str] = []
         self.page.on("console", self._said)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
