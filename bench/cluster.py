@@ -101,7 +101,8 @@ def measure(shop: common.Workshop, given: Any) -> dict[str, Any]:
         loader.send(blocks)
         for way in WAYS:
             runs[way].append(figures := catch_up(source, daemons[way]))
-            common.say(f"round {number + 1} {way}: {given.commands / figures['seconds'] / 1000:.0f} k commands/s")
+            rate, cpu = given.commands / figures["seconds"] / 1000, 1e6 * figures["cpu_seconds"] / given.commands
+            common.say(f"round {number + 1} {way}: {rate:.0f} k commands/s, CPU {cpu:.1f} µs")
     for way in WAYS[1:]:
         if targets[way].user_keys() != source.client.dbsize():
             raise RuntimeError(f"{way}: not all keys are at the target")
