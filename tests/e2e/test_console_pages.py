@@ -21,7 +21,7 @@ from tests.support.workload import COUNTING, Workload
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
 
 def test_from_login_to_drain(site: Site, console: Console, window: Window, redis_server: StartServer) -> None:
@@ -241,7 +241,7 @@ def test_filters_and_names_are_entered_and_checked(site: Site, window: Window) -
     page.get_by_role("button", name="Review").click()
     yaml = page.get_by_label("Task as YAML")
     yaml.wait_for()
-    for line in ("- user:*", "- prefix:cart:", "- string", "add_prefix: 'new:'", "flush: drop", "peer: bj-sh"):
+    for line in ("- user:*", "- 'prefix:cart:'", "- string", "add_prefix: 'new:'", "flush: drop", "peer: bj-sh"):
         assert line in yaml.inner_text(), line
     window.shoot("new-filters")
 
