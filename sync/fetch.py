@@ -50,17 +50,17 @@ async def _read(conn: Connection, db: int, parts: list[list[bytes]], replid: str
     """Keys of one database; those of a part are all at the same offset."""
     commands: list[list[bytes]] = []
     for keys in parts:
-        commands += [[b"MULTI"], [b"SELECT", b"%d" % db]]
+        commands += [[b"MULTI"], [b"SELECT", b"%d" % db], [b"TIME"]]  # at once: PTTL counts from where EXEC begins
         for key in keys:
             commands += [[b"DUMP", key], [b"PTTL", key]]
-        commands += [[b"TIME"], [b"INFO", b"replication"], [b"EXEC"]]
+        commands += [[b"INFO", b"replication"], [b"EXEC"]]
     replies = await conn.calls(commands, timeout=60.0)
     out: list[Fetched] = []
     at = 0
     for keys in parts:
         own = replies[at : at + 2 * len(keys) + 5]
         at += len(own)
-        if not any(_elsewhere(reply) for reply in own[2:-3]):
+        if not any(_elsewhere(reply) for reply in own[2:-2]):
             out += _states(db, keys, own[-1], replid)
     return out
 
@@ -73,7 +73,7 @@ def _states(db: int, keys: list[bytes], reply: Any, replid: str) -> list[Fetched
     for one in [reply] if isinstance(reply, hiredis.ReplyError) else reply:
         if isinstance(one, hiredis.ReplyError):
             raise classify(str(one), "fetching keys", who="source")
-    _, *states, (seconds, micros), raw = reply
+    _, (seconds, micros), *states, raw = reply
     info = parse_info(raw)
     if info.get("master_replid") != replid:
         raise Unready(f"source: follows replication id {info.get('master_replid')}, expected {replid}")
