@@ -29,7 +29,7 @@ Source = tuple[int, bytes]
 """(database, commands as RESP) as they stand in the stream."""
 
 _SNAPSHOT: Final = (b"snapshot", b"first", b"again")
-_SILENT_S: Final = 5.0
+_SILENT_S: Final = 30.0
 _AGAIN_S: Final = 2.0
 _STALE_S: Final = 30.0
 _MOST_PENDING: Final = 100_000
@@ -416,9 +416,8 @@ class Conflicts:
         """The home is silent: the next in the circle echoes. Or it saw no conflict, and nothing is waited for."""
         home = self.homes.home(place)
         known = self._known.get(home, {})
-        if now - entry.since > _STALE_S and all(
-            known.get(name, -1) >= offset for name, offset in entry.positions.items()
-        ):
+        if all(known.get(name, -1) >= offset for name, offset in entry.positions.items()):
+            # Alive, then: to echo another state over its own would undo writes that nobody else made.
             del self.pending[place]
             return
         for name in self.homes.ranking(place):

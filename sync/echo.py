@@ -36,6 +36,8 @@ Outcome = Literal["echoed", "absent", "big", "failed"]
 BIG_BYTES: Final = 64 << 20
 _AT_ONCE: Final = 100
 _HOLD_S: Final = 0.02
+_IDLE_S: Final = 10.0
+"""A connection on which nothing has been echoed for so long is closed."""
 
 ECHO: Final = b"""\
 if redis.replicate_commands then redis.replicate_commands() end
@@ -229,8 +231,9 @@ class Echoer:
         try:
             while True:
                 if self.suspended or not self._wanted:
-                    self._wake.clear()
-                    await self._wake.wait()
+                    if not await self._woken(None if conn is None else _IDLE_S) and conn is not None:
+                        conn.close()
+                        conn = None
                     continue
                 try:
                     if conn is None or conn.closed is not None:
@@ -246,6 +249,15 @@ class Echoer:
         finally:
             if conn is not None:
                 conn.close()
+
+    async def _woken(self, within_s: float | None) -> bool:
+        """Wait until there is something to look at; False when that took longer."""
+        try:
+            await asyncio.wait_for(self._wake.wait(), within_s)
+        except TimeoutError:
+            return False
+        self._wake.clear()
+        return True
 
     async def _round(self, conn: Connection) -> None:
         await asyncio.sleep(_HOLD_S)  # what comes in a burst goes together
