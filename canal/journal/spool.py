@@ -131,7 +131,10 @@ class Spool:
     def _size_on_disk(self) -> int:
         """Bytes of an earlier snapshot, which goes when a new one begins."""
         path = self.directory / RDB_NAME
-        return path.stat().st_size if path.exists() else 0
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:  # gone just now
+            return 0
 
     def write(self, data: bytes | memoryview) -> None:
         """The next bytes of the RDB; copied, never blocks. Without effect when the transfer has failed."""

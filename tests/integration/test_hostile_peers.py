@@ -126,7 +126,7 @@ TARGET_LIES: dict[str, Callable[[bytes], bytes]] = {
     "a bulk of less than nothing": lambda data: b"$-7\r\n" + data,
     "an array of 2**63": lambda data: b"*9223372036854775807\r\n" + data,
     "no protocol at all": lambda data: b"\x00\xff HTTP/1.1 200 OK\r\n\r\n",
-    "half of it": lambda data: data[: len(data) // 2] + b"\r\n",
+    "half of it": lambda data: data[: len(data) // 2],
     "types of the newer protocol": lambda data: b">2\r\n+invalidate\r\n*1\r\n+k\r\n" + b"%1\r\n+a\r\n:1\r\n" + data,
 }
 

@@ -41,6 +41,7 @@ def test_no_secret_is_found_anywhere(site: Site, redis_server: StartServer, tmp_
     for name in ("source", "target", "zookeeper", "wrong"):
         (vault / name).write_text(SECRETS[name] + "\n")
     source, target = redis_server(requirepass=SECRETS["source"]), redis_server(requirepass=SECRETS["target"])
+    others = {task: redis_server(requirepass=SECRETS["target"]) for task in ("wrong", "environment")}
     node = site.node("a")
     node.environ["CANAL_PLANTED"] = SECRETS["environment"]
     node.configure(
@@ -61,7 +62,7 @@ def test_no_secret_is_found_anywhere(site: Site, redis_server: StartServer, tmp_
         file = tmp_path / f"{task}.task.yaml"
         file.write_text(
             f"task: {task}\nsource: {{datacenter: sh, url: '{source.url}', credentials: {credential}}}\n"
-            f"target: {{datacenter: {task}, url: '{target.url}', credentials: target}}\n"
+            f"target: {{datacenter: {task}, url: '{others.get(task, target).url}', credentials: target}}\n"
             "snapshot: {stale_keys: keep}\n"
         )
         say("task", "create", "-f", str(file), "--start", check=False)

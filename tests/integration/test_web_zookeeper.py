@@ -143,7 +143,7 @@ def test_tasks_of_one_name_failover_and_an_ensemble_that_goes_away(
         wait_until(lambda: api.task("one", "sh")["turn"]["state"] != "running", 90, "the turn has ended")
         turn = api.task("one", "sh")["turn"]
         assert turn["state"] == "done" and not turn["error"], turn
-        assert api.task("back", "bj")["state"] == "streaming"
+        wait_until(lambda: api.task("back", "bj")["state"] == "streaming", 60, "the record says so too")
         assert both["sh"].describe("one")["desired"] == "stopped"
         second.client().incr("b")
         wait_until(lambda: first.client().get("b") == b"3", 30, "what is written in bj comes to sh")
