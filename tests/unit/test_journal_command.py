@@ -161,10 +161,9 @@ def test_cat_says_where_there_are_no_commands(tmp_path: Path, capsys: pytest.Cap
     journal.append(b"no commands at all, but a long text", NOON)
     journal.close()
     assert run("cat", tmp_path, "--from", 1000) == 1
-    assert (
-        "the journal does not hold commands here: expected a command (*<count>, at most 16777216 arguments), got b'no comm"
-        in (err := capsys.readouterr().err)
-    )
+    err = capsys.readouterr().err
+    assert "the journal does not hold commands here: expected a command (*<count>" in err
+    assert "got b'no comm" in err
     assert f"(at offset {where})" in err
 
 
