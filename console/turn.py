@@ -96,7 +96,10 @@ class Turn:
         self._say(f"{self._target.label} may be written to now")
         if how.pause_writes:
             held = duration(how.timeout_s)
-            self._say(f"writes at {self._source.label} stay held for up to {held}: move the writers now")
+            self._say(
+                f"writes at {self._source.label} stay held for up to {held}: move the writers now, "
+                "then release the rest with CLIENT UNPAUSE"
+            )
 
     def refuse_back(self, there: Coordinator, name: str | None) -> None:
         """Raise `Refused` for all that would keep `replicate_back` from its work after the target was promoted."""

@@ -204,12 +204,13 @@ def test_a_task_is_limited_compared_and_turned_round(site: Site, window: Window,
     dialog.get_by_label("Hold writes at the source").check()
     window.shoot("task-reverse")
     dialog.get_by_role("button", name="Reverse").click()
+    turn.get_by_text("task bj-sh created").wait_for(timeout=60_000)
+    source.client().execute_command("CLIENT", "UNPAUSE")  # the writers have moved; the way back writes here, too
     turn.get_by_text("bj-sh is streaming, without a snapshot").wait_for(timeout=60_000)
     page.locator(".title .badge", has_text="stopped").wait_for()
     window.shoot("task-reversed")
     page.get_by_role("link", name="Overview").first.click()
     page.get_by_role("row", name="bj-sh").get_by_text("streaming").wait_for()
-    source.client().execute_command("CLIENT", "UNPAUSE")
     target.control.incr("after")
     wait_equal(target, source)
 

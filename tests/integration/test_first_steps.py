@@ -59,14 +59,20 @@ def test_first_steps_lead_to_a_pair(tmp_path: Path, ports: dict[str, str]) -> No
         file.write(f"listen: 127.0.0.1:{ports['9480']}\n")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     try:
-        done = subprocess.run(
-            ["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path}, text=True, timeout=240,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout
-        assert done.stdout.splitlines()[-2:] == ["hello from sh", "hello from bj"], done.stdout
+        with (tmp_path / "told").open("w") as file:  # no pipe: what stays in the background would hold it open
+            code = subprocess.run(
+                ["bash", "-c", script],
+                cwd=tmp_path,
+                env={**os.environ, "PATH": path},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=240,
+            ).returncode
+        told = (tmp_path / "told").read_text()
+        assert code == 0, told
+        assert told.splitlines()[-2:] == ["hello from sh", "hello from bj"], told
         for task in ("sh-bj", "bj-sh"):
-            assert re.search(rf"^{task}\s.*streaming", done.stdout, re.MULTILINE), done.stdout
+            assert re.search(rf"^{task}\s.*streaming", told, re.MULTILINE), told
 
         def shown() -> bool:
             try:
