@@ -3,6 +3,7 @@
 Two links follow one source into two targets. One keeps its state directory on disk, the other on a file system in
 memory (/dev/shm), so nothing else differs. They take turns: stopped with SIGSTOP, the source is written to, continued,
 and the time until the last write is on the target is taken. The ratio is that of the two rounds next to each other.
+At the end both are idle, and the latency of single writes is taken of each in turns.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tempfile
 from typing import Any
 
 from bench import _common as common
+from bench._latency import idle_latency
 from bench.catchup import one_round
 
 
@@ -59,6 +61,8 @@ def measure(shop: common.Workshop, given: Any, memory: str) -> dict[str, Any]:
     for name, rounds in runs.items():
         result[f"{name}_cpu_us_per_command"] = common.spread([1e6 * r["cpu_seconds"] / given.commands for r in rounds])
         result[f"{name}_commands_per_second"] = common.spread([given.commands / r["seconds"] for r in rounds])
+    samples = 200 if given.quick else 2000
+    result["latency_ms"] = idle_latency(source, {"disk": on_disk, "memory": in_memory}, samples)
     result["keys_compared"] = common.same_content(on_disk, in_memory)
     return result
 
@@ -71,7 +75,11 @@ def summary(result: dict[str, Any]) -> list[str]:
     ]
     for name in ("disk", "memory"):
         rate, cpu = result[f"{name}_commands_per_second"]["median"], result[f"{name}_cpu_us_per_command"]["median"]
-        lines.append(f"{name:<10} {rate / 1000:.0f} k commands/s, {cpu:.2f} µs of CPU a command")
+        idle = result["latency_ms"][name]
+        lines.append(
+            f"{name:<10} {rate / 1000:.0f} k commands/s, {cpu:.2f} µs of CPU a command, "
+            f"idle p50 {idle['p50']:.2f} ms, p99 {idle['p99']:.2f} ms"
+        )
     return [*lines, f"{result['keys_compared']:,} keys compared: equal"]
 
 
