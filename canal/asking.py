@@ -10,11 +10,12 @@ from typing import Any
 import hiredis
 
 from canal.endpoint import open_connection
-from canal.errors import AuthError, NotRedis, PeerError, Unreachable
+from canal.errors import AuthError, NotRedis, PeerError, Unreachable, Unready
 from canal.resp import encode
 from canal.url import Endpoint
 
 _ENDED = object()
+_ROLE_S = 6.0
 _AUTH = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR invalid password", "ERR Client sent AUTH", "ERR AUTH", "DENIED")
 
 
@@ -79,3 +80,16 @@ async def asking(endpoint: Endpoint, timeout_s: float) -> AsyncIterator[Asker]:
         yield asker
     finally:
         transport.abort()
+
+
+async def must_be_master(server: Endpoint, named: str) -> None:
+    """Raise Unready when the server is a replica, and what its connection raises. ``named``: who calls it a master."""
+    async with asking(server, _ROLE_S) as asker:
+        try:
+            role = await asker.ask(b"ROLE", timeout_s=_ROLE_S)
+        except AuthError as error:
+            if "NOPERM" in str(error):
+                return  # a user that may only replicate: what follows will show
+            raise
+    if role[0] != b"master":
+        raise Unready(f"{named}, a {role[0].decode()} by now: a failover is under way")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from canal.asking import must_be_master
 from canal.cluster.shards import master_of_shard, view_of
 from canal.errors import Unready
 from canal.sentinel import master_of
@@ -23,3 +24,15 @@ async def located(endpoint: Endpoint) -> Endpoint:
     if not masters:
         raise Unready(f"{endpoint.label}: the cluster knows of no slots that are served")
     return endpoint.member(masters[0].host, masters[0].port)  # of a whole cluster one speaks for all: INFO, TIME, ACL
+
+
+async def source_of(endpoint: Endpoint) -> Endpoint:
+    """The server whose stream is to be followed.
+
+    A shard's master is asked itself: one that follows another master by now would give that one's stream, whatever the
+    other nodes still say of it. Raises Unready then, and what `located` raises.
+    """
+    member = await located(endpoint)
+    if endpoint.group is not None and endpoint.group.kind == "shard":
+        await must_be_master(member, f"{endpoint.label}: the cluster names {member.address}")
+    return member

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from canal.asking import Asker, asking
+from canal.asking import Asker, asking, must_be_master
 from canal.backoff import Backoff
 from canal.errors import AuthError, CanalError, ConfigError, NotRedis, PeerError, TlsError, Unreachable, Unready
 from canal.url import Endpoint, Group
@@ -51,7 +51,7 @@ async def master_of(endpoint: Endpoint) -> Endpoint:
         return endpoint.member(*known.master)
     found = await _agreed(endpoint, known)
     member = endpoint.member(*found)
-    await _must_be_master(endpoint, member)
+    await must_be_master(member, f"{endpoint.label}: the Sentinels name {member.address}")
     if known.master != found:
         log.info("the Sentinels of %s name %s", endpoint.label, member.label)
     known.master, known.at = found, time.monotonic()
@@ -183,22 +183,6 @@ def _addresses(answer: Any) -> Iterable[Address]:
         ip, port = fields.get(b"ip", b""), fields.get(b"port", b"")
         if ip and port.isdigit() and int(port):
             yield ip.decode(), int(port)
-
-
-async def _must_be_master(endpoint: Endpoint, member: Endpoint) -> None:
-    """Raise Unready when the server that was named is a replica, and what its connection raises."""
-    async with asking(member, _ANSWER_S * 2) as asker:
-        try:
-            role = await asker.ask(b"ROLE", timeout_s=_ANSWER_S * 2)
-        except AuthError as error:
-            if "NOPERM" in str(error):
-                return  # a user that may only replicate: what follows will show
-            raise
-    if role[0] != b"master":
-        word = role[0].decode()
-        raise Unready(
-            f"{endpoint.label}: the Sentinels name {member.address}, a {word} by now: a failover is under way"
-        )
 
 
 # --- being told ---

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from canal.capture import Capture
 from canal.commands import ServerKind
 from canal.endpoint import Endpoint
-from canal.located import located
+from canal.located import source_of
 from canal.position import Position
 from sync.config import LinkConfig
 from sync.failover import Fork, Unknowable, written_beyond
@@ -62,7 +62,7 @@ class SourceWatch:
         if self.capture is not None:
             known = set() if found is None else {found.replid, found.replid2} - {"", "0" * 40}
             await self.capture.before_asking(known)
-        return await located(self._config.source)
+        return await source_of(self._config.source)
 
     async def _look_for_fork(self, source: ServerInfo) -> None:
         """Cut the journal where the history of a promoted source parts from what was received; see `sync.failover`."""

@@ -16,7 +16,9 @@ NAME_CHARS = 12  # of a node id: 48 bits
 
 @dataclass(slots=True)
 class ShardRecord:
-    """``members``: node ids at the last look. ``missing``: looks in a row at which the cluster knew none of them."""
+    """``members``: node ids at the last look. ``missing``: looks in a row at which none of them was without a master
+    that is not another shard's.
+    """
 
     name: str
     members: frozenset[str]
@@ -35,26 +37,41 @@ class Registry:
         return cls({name: ShardRecord(name, ids) for name, ids in members.items()})
 
     def look(self, topology: Topology) -> bool:
-        """Take a topology up; true when a shard is new or the nodes of one are others."""
+        """Take a topology up; true when a shard is new or the nodes of one are others.
+
+        A shard whose nodes all follow masters of other shards is as gone as one whose nodes nobody knows: its last
+        slot was moved away, and its nodes went with it. While its nodes have no master it is not.
+        """
         before = {name: record.members for name, record in self.shards.items()}
         met: set[str] = set()
-        for shard in topology.shards:
+        unled: set[str] = set()
+        for shard in sorted(topology.shards, key=lambda one: -one.slot_count):
+            ids = frozenset(one.id for one in shard.members)
             if shard.master is None:
+                unled |= ids
                 continue
-            record = self._record(shard, met)
+            record = self._record(shard, before, met)
+            if record is None:
+                continue
+            record.members = ids if record.name not in met else record.members | {shard.master.id}
             met.add(record.name)
-            record.members = frozenset(one.id for one in shard.members)
-        present = {one.id for shard in topology.shards for one in shard.members}
         for name, record in self.shards.items():
-            record.missing = 0 if name in met or record.members & present else record.missing + 1
+            record.missing = 0 if name in met or record.members & unled else record.missing + 1
         return before != {name: record.members for name, record in self.shards.items()}
 
-    def _record(self, shard: Shard, met: set[str]) -> ShardRecord:
-        """The shard that this master leads: one of its nodes, while no other of them leads it; else a new one."""
+    def _record(self, shard: Shard, before: Mapping[str, frozenset[str]], met: set[str]) -> ShardRecord | None:
+        """The shard that this master leads: one of its nodes, while no other of them leads it; else a new one.
+
+        A master that has just lost its shard to a replica stands beside it for some time, without slots and dead: it
+        belongs there still. A newcomer without slots is nobody's shard yet (None): it may be about to become a replica.
+        """
         assert shard.master is not None
-        for record in self.shards.values():
-            if shard.master.id in record.members and record.name not in met:
+        mine = [record for name, record in self.shards.items() if shard.master.id in before.get(name, ())]
+        for record in mine:
+            if record.name not in met:
                 return record
+        if not shard.slots:
+            return mine[0] if mine else None
         name = shard.master.id[:NAME_CHARS]
         while name in self.shards:
             name += "x"

@@ -132,6 +132,8 @@ def take_up(endpoint: Endpoint, view: View) -> Known:
     if mine:
         found.seen = time.monotonic()
     led = [shard for shard in mine if shard.master is not None and shard.master.id in found.members]
+    if mine and not led and view.ok and all(shard.master is not None for shard in mine):
+        found.master = None  # its nodes follow another shard's master: their stream is that one's
     if not led or (not view.ok and found.master is not None):
         return found
     shard = max(led, key=lambda one: one.slot_count)

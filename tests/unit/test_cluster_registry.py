@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from canal.cluster import slot_of
 from canal.cluster.registry import Registry
-from canal.cluster.shards import shard_endpoint
+from canal.cluster.shards import View, shard_endpoint, take_up
 from canal.cluster.topology import Member, Shard, Topology
 from canal.errors import StateError
 from canal.url import parse_url
@@ -69,10 +69,55 @@ def test_a_shard_without_master_is_not_gone_but_one_of_unknown_nodes_is() -> Non
     assert registry.gone(1) == []
 
 
-def test_a_new_master_without_slots_is_a_shard() -> None:
+def test_a_dead_master_beside_its_heir_is_no_shard_of_its_own() -> None:
+    """Right after a takeover CLUSTER SHARDS still calls the old master one, without slots."""
     registry = Registry()
-    registry.look(topology(shard("a"), shard("n", slots=None)))
+    registry.look(topology(shard("a", "b"), shard("c")))
+    for _ in range(3):
+        registry.look(topology(shard("a", slots=None), shard("b"), shard("c")))
+        assert names(registry) == {"a" * 12, "c" * 12}
+        registry = Registry.of({name: one.members for name, one in registry.shards.items()})  # a restart
+    registry.look(topology(shard("b", "a"), shard("c")))
+    registry.look(topology(shard("a", "b"), shard("c")))
+    assert names(registry) == {"a" * 12, "c" * 12} and not registry.gone(1)
+
+
+def test_a_master_that_left_its_shard_and_got_slots_is_a_new_one() -> None:
+    registry = Registry()
+    registry.look(topology(shard("a", "b"), shard("c")))
+    registry.look(topology(shard("a", slots=None), shard("b"), shard("c")))
+    registry.look(topology(shard("a", slots=(5, 6)), shard("b", slots=(7, 99)), shard("c")))
+    assert len(registry.shards) == 3
+    assert registry.shards["a" * 12].members == {"b" * 40}
+
+
+def test_a_shard_whose_nodes_all_follow_another_master_is_gone() -> None:
+    """What a master does that lost its last slot, with cluster-allow-replica-migration."""
+    registry = Registry()
+    registry.look(topology(shard("a", "b"), shard("c")))
+    for _ in range(3):
+        registry.look(topology(shard("c", "a", "b")))
+    assert registry.gone(3) == ["a" * 12]
+
+
+def test_a_new_master_is_a_shard_once_it_has_slots() -> None:
+    """Before that it may be about to become a replica."""
+    registry = Registry()
+    assert registry.look(topology(shard("a"), shard("n", slots=None)))
+    assert names(registry) == {"a" * 12}
+    assert registry.look(topology(shard("a"), shard("n")))
     assert names(registry) == {"a" * 12, "n" * 12}
+    assert not registry.look(topology(shard("a"), shard("n", slots=None)))  # and stays one without any
+
+
+def test_a_shard_whose_nodes_follow_another_master_has_none() -> None:
+    """Following the node that was its master would bring the other shard's stream."""
+    endpoint = shard_endpoint(parse_url("redis+cluster://127.0.0.1:7"), "gone", ["a" * 40])
+    assert take_up(endpoint, View(topology(shard("a", "b"), shard("c")), True, 1.0)).master is not None
+    dead = take_up(endpoint, View(topology(shard(None, "b"), shard("c")), True, 2.0))
+    assert dead.master is not None  # it may come back, or its replica take over
+    assert take_up(endpoint, View(topology(shard("c", "a", "b")), False, 3.0)).master is not None
+    assert take_up(endpoint, View(topology(shard("c", "a", "b")), True, 4.0)).master is None
 
 
 @given(st.frozensets(st.integers(0, 16383), max_size=200))
