@@ -164,10 +164,11 @@ class Capture:
 
     # --- decisions ---
 
-    def plan(self, position: Position | None, mid_snapshot: bool) -> Plan:
+    def plan(self, position: Position | None, mid_snapshot: bool, earlier: Position | None = None) -> Plan:
         """What replay can do next, given its checkpoint; asks the source for what is missing.
 
-        ``mid_snapshot``: the checkpoint stands within the snapshot taken at ``position``.
+        ``mid_snapshot``: the checkpoint stands within the snapshot taken at ``position``. ``earlier``: a place
+        before it from which the source still has the stream, wanted in the journal as well.
         """
         if position is not None and not mid_snapshot and not self._planned.is_set():
             self._adopt(position)
@@ -188,7 +189,7 @@ class Capture:
         elif self._will_arrive(position):
             return "wait"
         else:
-            self._ask(position, f"the journal does not reach the target's checkpoint {position}")
+            self._ask(earlier or position, f"the journal does not reach the target's checkpoint {position}")
         return "wait"
 
     def _adopt(self, position: Position) -> None:
@@ -200,10 +201,12 @@ class Capture:
         self.status.offset = self.journal.end
         self.generation += 1
 
-    async def before_asking(self, known: set[str]) -> None:
+    async def before_asking(self, known: set[str], first: int = 0) -> None:
         """Before the source is asked to go on where the journal ends. ``known``: its replication ids; empty: not known.
+        ``first``: offset of the oldest byte in its backlog; 0: not known.
 
-        Where the journal has a gap, or is of another source, the target's checkpoint tells better what to ask for, so
+        Where the journal has a gap, is of another source, or ends before the backlog begins (another node has gone on
+        with the shard since), the target's checkpoint tells better what to ask for, so
         it is waited for, though not for long: a target that is away must not keep the stream from being taken.
         """
         ours = self.journal.position
@@ -219,7 +222,7 @@ class Capture:
                 ours.replid,
                 " and ".join(sorted(known)),
             )
-        if foreign or self.journal.runs > 1:
+        if foreign or self.journal.runs > 1 or ours.offset + 1 < first:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PLAN_S):
                     await self._planned.wait()

@@ -150,7 +150,10 @@ class Conflicts:
             return
         self._follow(origin, where)
         self._position = self._lines[origin].place(where)
-        self._vector = self._placed(parse_seen(fields.get(b"seen", b"")))
+        # where nothing is said, what was said before still holds: nothing that was seen is unseen again
+        said_seen = fields.get(b"seen")
+        before = {} if via or said_seen is not None else self._known.get(origin, {})
+        self._vector = {**before, **self._placed(parse_seen(said_seen or b""))}
         self._vector[origin] = self._position
         now = self._clock()
         self._heard[origin] = now
@@ -215,6 +218,8 @@ class Conflicts:
         commuting = self._commuting
         signatures = commuting.signatures(db, raw) if commuting is not None and checks else None
         for key in dict.fromkeys(self._suspects(db, keys, checks)):
+            if is_reserved(key):
+                continue
             self._one(origin, (db, key), checks, signatures)
         for at in others:
             found = parse(raw, at, len(raw))

@@ -94,6 +94,7 @@ class Converge:
     def __init__(self, config: LinkConfig, status: LinkStatus) -> None:
         self.homes = Homes(config.home, datacenters_of(config))
         self.conflicts: Conflicts | None = None
+        self.past = ""  # for the tags: where another node would have to read from
         self.snapshot_seen = ""  # what the RDB's own tags say, once they were met
         self._config = config
         self._status = status
@@ -130,15 +131,28 @@ class Converge:
         self.snapshot_seen = format_seen(vector)
 
     async def open(
-        self, capture: Capture, rules: Rules, start: Position, seen: str, snapshot: bool, wake: asyncio.Event
+        self,
+        capture: Capture,
+        rules: Rules,
+        start: Position,
+        seen: str,
+        snapshot: bool,
+        wake: asyncio.Event,
+        stored: str = "",
     ) -> Conflicts:
-        """Conflicts as they stand where the session begins: after a snapshot, or from the journal's own past."""
+        """Conflicts as they stand where the session begins: after a snapshot, or from the journal's own past.
+
+        ``stored``: the checkpoint's field ``past``, for a node whose own directory says nothing of use.
+        """
         config, journal = self._config, capture.journal
-        past = None if snapshot else Boundary.load(config.state_dir)
-        readable = past is not None and past[0].offset <= start.offset and journal.covers(past[0])
+        past = None
+        for known in () if snapshot else (Boundary.load(config.state_dir), Boundary.parse(stored)):
+            if past is None and known is not None and known[0].offset <= start.offset and journal.covers(known[0]):
+                past = known
+        readable = past is not None
         if snapshot:
             Boundary.forget(config.state_dir)
-        self._saved = None
+        self._saved, self.past = None, ""
         others = [name for name in self.homes.datacenters if name != config.source_dc]
         found = self.conflicts = Conflicts(
             config.source_dc,
@@ -149,8 +163,8 @@ class Converge:
             delay_s=others.index(config.target_dc) * _DELAY_S,
             on_conflict=self._log.add,
         )
-        found.start(past[2] if readable and past is not None else seen, journal.replids)
-        if readable and past is not None:
+        found.start(seen if past is None else past[2], journal.replids)
+        if past is not None:
             await self._read_again(capture, rules, found, past[0].offset, past[1], start.offset, wake)
         elif not snapshot:
             log.info("what was written before offset %d is not in the journal: it counts as written", start.offset)
@@ -226,7 +240,9 @@ class Converge:
         if replid is None:
             return
         with contextlib.suppress(OSError):
-            Boundary(f"{replid}:{at[0]}", at[1], found.seen_at(at[0])).save(self._config.state_dir)
+            boundary = Boundary(f"{replid}:{at[0]}", at[1], found.seen_at(at[0]))
+            self.past = str(boundary)
+            boundary.save(self._config.state_dir)
             self._saved = at
 
     def _suspend(self, found: Conflicts) -> None:

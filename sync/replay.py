@@ -65,6 +65,7 @@ from sync.ttl import TtlMemory
 from sync.unit import Dropped
 from sync.verify.sampler import Sampler
 from sync.watch import SourceWatch
+from sync.windowfile import Boundary
 
 log = logging.getLogger(__name__)
 
@@ -330,7 +331,7 @@ class Replay:
         elif config.snapshot.mode == "never" and checkpoint.position is None:
             joins = await self._joined(conn)
             wanted = checkpoint = replace(checkpoint, position=capture.joined, db=0, snapshot=False)
-        plan = await self._planned(conn, wanted)
+        plan = await self._planned(conn, wanted, self._earlier(wanted))
         if plan is None:
             return True
         start = checkpoint.position if plan == "stream" else capture.spool.position
@@ -368,14 +369,24 @@ class Replay:
             own = checkpoint.seen if checkpoint.origin == config.source_dc else ""
             if plan == "snapshot":
                 own = self._converge.snapshot_seen
-            rules.watch = await self._converge.open(capture, rules, start, own, plan == "snapshot", self._wake)
+            rules.watch = await self._converge.open(
+                capture, rules, start, own, plan == "snapshot", self._wake, checkpoint.past
+            )
         await session.stream(rules, offset, db, lambda: self.stop_by is not None)
         return self.stop_by is not None
 
-    async def _planned(self, conn: Connection, checkpoint: Checkpoint) -> str | None:
+    def _earlier(self, checkpoint: Checkpoint) -> Position | None:
+        """Two ways, on a node that lacks the journal: from where its stretch not yet seen by all can still be had."""
+        past, source = Boundary.parse(checkpoint.past), self._watch.source
+        if past is None or source is None or checkpoint.position is None or checkpoint.snapshot:
+            return None
+        before = past[0].replid == checkpoint.position.replid and past[0].offset < checkpoint.position.offset
+        return past[0] if before and source.can_serve(past[0]) else None
+
+    async def _planned(self, conn: Connection, checkpoint: Checkpoint, earlier: Position | None) -> str | None:
         """Wait until capture can serve the checkpoint; None when the link is to stop."""
         while True:
-            plan = self._capture.plan(checkpoint.position, checkpoint.snapshot)
+            plan = self._capture.plan(checkpoint.position, checkpoint.snapshot, earlier)
             if plan != "wait" and not self._paused:
                 return plan
             if self.stop_by is not None:

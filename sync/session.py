@@ -39,7 +39,7 @@ from sync.target.standalone import BatchRefused, Writer
 from sync.throttle import Throttle
 from sync.troubles import Troubles
 from sync.ttl import TtlGuard, TtlMemory
-from sync.unit import DeadLetter, Rules, UnitReader
+from sync.unit import DeadLetter, Rules, Unit, UnitReader
 from sync.verify.sampler import Sampler
 from sync.watch import SourceWatch
 
@@ -95,6 +95,7 @@ class Session:
         self.databases = 16  # of the target
         self.paused = False  # nothing new is taken from the journal; what was sent is finished
         at = fence.checkpoint.position
+        self.tagger = tagger
         self.writer: Writer | ClusterWriter = (
             cluster.writer(tagger, self.replid_at, self._commit, wake.set)
             if cluster is not None
@@ -192,6 +193,8 @@ class Session:
             self._check()
             if self.converge is not None:
                 self.converge.tick(capture, self.watch)
+                if isinstance(writer, Writer):
+                    self.tagger.past = self.converge.past
             if not single:
                 self._bound(throttle, rules, batcher)
             # a unit that goes alone really does, so that a connection that breaks names it
@@ -226,7 +229,7 @@ class Session:
             # a stretch of a late link: its keys are looked at while the one before it is on its way
             if ahead is not None and halt is None and batcher.behind < 4 and (chunks := ahead.ready(idle)):
                 if ahead.before:
-                    batcher.add(unit_of(ahead.before, units.position, units.db, chunks[0].received_ms))
+                    batcher.add(self._own_unit(ahead.before, units, chunks[0].received_ms))
                 for chunk in chunks:
                     halt = halt or self._feed(units, batcher, chunk)
                 continue
@@ -242,8 +245,7 @@ class Session:
                 if self.slots is not None and self.refetch is not None:
                     commands = self.slots.due(self.refetch, self)
                     if commands:
-                        received_ms = self.capture.status.received_ms
-                        batcher.add(unit_of(commands, units.position, units.db, received_ms))
+                        batcher.add(self._own_unit(commands, units))
                         continue
                 self._caught_up(units)
                 if stopping() and (self.paused or reader.offset >= capture.journal.end):
@@ -275,13 +277,21 @@ class Session:
         self._counters(units)
         return halt
 
+    def _own_unit(self, commands: list[tuple[int, list[bytes]]], units: UnitReader, received_ms: int = 0) -> Unit:
+        """Commands of the link itself, as if they stood in the stream where ``units`` is."""
+        unit = unit_of(commands, units.position, units.db, received_ms or self.capture.status.received_ms)
+        found = None if self.converge is None else self.converge.conflicts
+        if found is not None:  # a batch that begins with them says for all of it what was seen
+            unit.seen, unit.needs = found.seen, found.needs
+        return unit
+
     def _put_right(self, guard: TtlGuard, units: UnitReader, batcher: Batcher) -> bool:
         """All is applied: the deadlines that were held off get their true values."""
         if not guard.holding:
             return False
         commands = guard.corrections()
         if commands:
-            unit = unit_of(commands, units.position, units.db, self.capture.status.received_ms)
+            unit = self._own_unit(commands, units)
             unit.noscript = True
             batcher.add(unit)
         return bool(commands)
@@ -294,14 +304,14 @@ class Session:
         self._settle_not_before = now + 2.0
         commands = await guard.settle()
         if commands:
-            batcher.add(unit_of(commands, units.position, units.db, self.capture.status.received_ms))
+            batcher.add(self._own_unit(commands, units))
         return bool(commands)
 
     def _asked_for(self, refetch: Refetch, units: UnitReader, batcher: Batcher) -> bool:
         """All is applied: keys that a person asked for are passed over from here on, until they are fetched."""
         commands = refetch.add(self.requests.take())
         if commands:
-            batcher.add(unit_of(commands, units.position, units.db, self.capture.status.received_ms))
+            batcher.add(self._own_unit(commands, units))
         return bool(commands)
 
     def _refetch(self, refetch: Refetch, units: UnitReader, batcher: Batcher) -> None:
@@ -309,7 +319,7 @@ class Session:
         while commands := refetch.due(units.position):
             if self.guard is not None and self.guard.active:
                 commands = [(at, self.guard.hold(at, argv)) for at, argv in commands]
-            batcher.add(unit_of(commands, units.position, units.db, self.capture.status.received_ms))
+            batcher.add(self._own_unit(commands, units))
         task = self._fetching
         if task is not None:
             if not task.done():

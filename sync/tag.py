@@ -16,6 +16,9 @@ A link keeps one hash at its target, `redis-canal:checkpoint:<task>/<shard>`, wi
 ``via``    datacenter that ``pos`` belongs to, in forwarded transactions only
 ``own``    offset after the newest write of the batch, where ``pos`` is beyond it (two-way): a third datacenter that
            has this lacks nothing that the batch brought
+``past``   ``<replid>:<offset> <db> <seen>``: a place of the source's stream before everything that some datacenter has
+           not yet seen, and what was selected and seen there; another node reads on from it (two-way; about once a
+           second)
 ``homes``  fingerprint of the policy that gives each key its home (two-way; `sync.homes`)
 ``epoch``  fencing: a writer that finds a higher one stops
 ``at``     unix time in ms when the batch was made
@@ -67,6 +70,7 @@ class Checkpoint:
     progress: int = 0
     seen: str = ""
     at_ms: int = 0
+    past: str = ""
 
     @classmethod
     def from_fields(cls, fields: dict[bytes, bytes], key: str) -> Checkpoint:
@@ -102,6 +106,7 @@ class Checkpoint:
             progress=number(b"snap"),
             seen=fields.get(b"seen", b"").decode("utf-8", "replace"),
             at_ms=number(b"at"),
+            past=fields.get(b"past", b"").decode("utf-8", "replace"),
         )
 
 
@@ -112,6 +117,8 @@ class Tagger:
         self.key = key
         self._homes = homes
         self._told = False
+        self.past = ""  # goes with the next tag when it has changed
+        self._past_told = "" if stored is None else stored.past
         self.uid = uid
         self.origin = origin
         self._stored = stored or Checkpoint()
@@ -152,6 +159,10 @@ class Tagger:
         if self._homes and (full or not self._told):
             argv += [b"homes", self._homes.encode()]
             self._told = True
+        past = "" if snapshot else self.past or self._past_told
+        if past != self._past_told or (full and past):
+            argv += [b"past", past.encode()]  # an empty one: what was known before a snapshot is of no use after it
+            self._past_told = past
         if full:
             argv += [b"epoch", b"%d" % last.epoch]
         self._stored = replace(

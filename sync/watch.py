@@ -29,6 +29,7 @@ class SourceWatch:
 
     def __init__(self, config: LinkConfig, sent_to: Callable[[], int]) -> None:
         self.kind: ServerKind | None = None
+        self.source: ServerInfo | None = None  # as it said of itself last
         self.backlog_bytes = 1 << 20
         self.clock_offset_ms = 0  # the source's clock minus ours
         self._config = config
@@ -38,7 +39,7 @@ class SourceWatch:
 
     def learn(self, info: ServerInfo) -> None:
         """Take up what the source said of itself."""
-        self.kind = kind(info)
+        self.kind, self.source = kind(info), info
         self.backlog_bytes = info.backlog_bytes or self.backlog_bytes
         if info.clock_ms:
             self.clock_offset_ms = info.clock_ms - time.time_ns() // 1_000_000
@@ -61,7 +62,7 @@ class SourceWatch:
             await self._look_for_fork(found)
         if self.capture is not None:
             known = set() if found is None else {found.replid, found.replid2} - {"", "0" * 40}
-            await self.capture.before_asking(known)
+            await self.capture.before_asking(known, 0 if found is None else found.backlog_first)
         return await source_of(self._config.source)
 
     async def _look_for_fork(self, source: ServerInfo) -> None:

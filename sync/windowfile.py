@@ -1,7 +1,8 @@
 """Where the window of unseen writes begins, kept in the state directory so that it can be read again from the journal.
 
-``window.json``: a unit boundary of the stream at or before everything that some datacenter has not yet seen, the
-database selected there, and what this datacenter had applied of the others by then.
+``window.json``, and the field ``past`` of the checkpoint at the target for nodes that lack this directory: a unit
+boundary of the stream at or before everything that some datacenter has not yet seen, the database selected there, and
+what this datacenter had applied of the others by then.
 """
 
 from __future__ import annotations
@@ -37,6 +38,20 @@ class Boundary:
             value = json.loads((directory / _NAME).read_text())
             return Position.parse(value["position"]), int(value["db"]), str(value["seen"])
         except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def __str__(self) -> str:
+        """As the tag's field ``past``."""
+        return f"{self.position} {self.db} {self.seen}"
+
+    @staticmethod
+    def parse(text: str) -> tuple[Position, int, str] | None:
+        """Read the tag's field; None for an empty one and for what cannot be read."""
+        position, _, rest = text.partition(" ")
+        db, _, seen = rest.partition(" ")
+        try:
+            return Position.parse(position), int(db), seen
+        except ValueError:
             return None
 
     @staticmethod

@@ -16,6 +16,7 @@ from typing import Any
 import hiredis
 
 from canal.errors import AuthError, CanalError, NotRedis, Unready
+from canal.position import Position
 from sync.tag import INDEX, RESERVED, Checkpoint, checkpoint_key
 from sync.target.connection import Connection
 from sync.target.errors import classify
@@ -43,6 +44,19 @@ class ServerInfo:
     replid2: str = ""
     second_offset: int = -1  # first offset at which replid2 is not valid any more
     clock_ms: int = 0  # its clock when it answered, unix ms; 0 when it does not say (before 6.0)
+    backlog_first: int = 0  # offset of the oldest byte in its backlog; 0 while it has none
+    backlog_held: int = 0  # bytes in its backlog
+
+    def can_serve(self, position: Position) -> bool:
+        """Would PSYNC from ``position`` be answered by a partial resync, with an eighth of the backlog to spare?"""
+        ahead = position.offset + 1 - self.backlog_first
+        spare = self.backlog_bytes - self.backlog_held + ahead
+        return (
+            position.replid == self.replid
+            and ahead >= 0
+            and spare >= self.backlog_bytes // 8
+            and self.backlog_first > 0
+        )
 
     @property
     def numbers(self) -> tuple[int, int, int]:
@@ -82,6 +96,8 @@ def server_info(raw: bytes) -> ServerInfo:
         replid2=fields.get("master_replid2", ""),
         second_offset=_number(fields.get("second_repl_offset", "-1")),
         clock_ms=_number(fields.get("server_time_usec", "0")) // 1000,
+        backlog_first=_number(fields.get("repl_backlog_first_byte_offset", "0")),
+        backlog_held=_number(fields.get("repl_backlog_histlen", "0")),
     )
 
 
