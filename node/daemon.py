@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from canal import formats
 from canal.backoff import Backoff
 from canal.errors import AuthError, CanalError, Refused, Unreachable
 from canal.journal.lock import StateLock
@@ -177,6 +178,7 @@ class Daemon:
         while not self._stopping:
             try:
                 await self.call(store.start)
+                await self.call(self._check_formats)
                 await self.call(self.coordinator.nodes.register, self._node_record())
                 self._session_lost, self.trouble = False, ""
                 log.info("node %s is registered at %s", self.config.node, store.place)
@@ -202,7 +204,19 @@ class Daemon:
             started=self._started,
             boot=boot_id(),
             pid_started=pid_started(pid),
+            knows=formats.NEWEST,
+            writes=formats.written(),
         )
+
+    def _check_formats(self) -> None:
+        """Raise `Refused` where a living node could not read what this one is told to write."""
+        mine = self.config.node
+        for name, node in self.coordinator.nodes.living().items():
+            if node.knows < formats.written() and name != mine:
+                raise Refused(
+                    f"format {formats.written()} is asked for, and node {name} (redis-canal {node.version}) "
+                    f"knows up to {node.knows}: upgrade that node first, or leave 'format' out of node.yaml of {mine}"
+                )
 
     async def _attend(self) -> None:
         """Look at everything again whenever something may have changed, and once a second for what goes by time."""

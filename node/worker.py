@@ -22,6 +22,7 @@ from collections.abc import Coroutine
 from dataclasses import asdict
 from typing import Any
 
+from canal import formats
 from canal.errors import CanalError
 from node import frames
 from node.comparer import compare
@@ -38,7 +39,7 @@ SIGN_OF_LIFE_S = 5.0
 def start_message(config: LinkConfig, *, paused: bool, log_level: int) -> dict[str, Any]:
     """The first message to a worker. It holds passwords, and goes nowhere but over the socket."""
     packed = base64.b64encode(pickle.dumps(config)).decode()
-    return {"start": {"config": packed, "paused": paused, "log_level": log_level}}
+    return {"start": {"config": packed, "paused": paused, "log_level": log_level, "format": formats.written()}}
 
 
 def status_of(message: dict[str, Any]) -> LinkStatus:
@@ -71,6 +72,7 @@ async def _main(sock: socket.socket) -> int:
     if first is None or "start" not in first:
         return 0
     start = first["start"]
+    formats.write(start["format"])
     config: LinkConfig = pickle.loads(base64.b64decode(start["config"]))
     _log_to(writer, start["log_level"])
     return await Worker(config, reader, writer).run(paused=start["paused"])

@@ -16,6 +16,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Final
 
+from canal import formats
 from canal.cluster.registry import Registry
 from canal.cluster.shards import shard_endpoint, view_of
 from canal.errors import CanalError, ConfigError, StateError
@@ -257,6 +258,7 @@ def _load(directory: Path) -> Registry:
     path = directory / _NAME
     try:
         found = json.loads(path.read_text())
+        formats.check(str(path), int(found["format"]))
         return Registry.of({str(name): frozenset(map(str, ids)) for name, ids in found["shards"].items()})
     except FileNotFoundError:
         return Registry()
@@ -266,7 +268,10 @@ def _load(directory: Path) -> Registry:
 
 def _save(directory: Path, registry: Registry) -> None:
     fresh = directory / f"{_NAME}.new"
-    value = {"format": 1, "shards": {name: sorted(one.members) for name, one in registry.shards.items()}}
+    value = {
+        "format": formats.written(),
+        "shards": {name: sorted(one.members) for name, one in registry.shards.items()},
+    }
     try:
         with fresh.open("w") as file:
             json.dump(value, file)

@@ -88,6 +88,9 @@ SOURCE_PROBES: Final[tuple[Probe, ...]] = (
     ("+pexpiretime", (7, 0, 0), [b"PEXPIRETIME", _KEY]),
     ("+time", (6, 0, 0), [b"TIME"]),
     ("+multi +exec", (6, 0, 0), [b"EXEC"]),
+    # what other links bring the same writes
+    ("+hgetall", (6, 0, 0), [b"HGETALL", _KEY]),
+    ("+client|list", (6, 0, 0), [b"CLIENT", b"LIST"]),
 )
 _ESSENTIAL: Final = {"+psync", "+replconf", "+ping"}
 TARGET_PROBES: Final[tuple[Probe, ...]] = (
@@ -240,6 +243,8 @@ def _weight(side: str, missing: set[str]) -> tuple[Level, str]:
         return ("warn", "; or use the guarded writer") if only_kill else ("fail", "")
     if missing & _ESSENTIAL:
         return "fail", ""
+    if missing <= {"+hgetall", "+client|list"}:
+        return "warn", "; without them a link that brings the same writes a second time is not noticed"
     if missing == {"+info"}:
         return "warn", "; without it one server given twice cannot be told, nor how long the backlog lasts"
     return "warn", "; without them keys cannot be fetched after an outage, a failover or a dead letter"
@@ -253,7 +258,7 @@ def _version(server: Server, say: Say) -> None:
     else:
         say("version", "ok", text)
     if server.info.get("cluster_enabled") == "1":
-        say("cluster", "fail", "a node of a Redis Cluster", "give a standalone server")
+        say("cluster", "fail", "a node of a Redis Cluster", "give the cluster: redis+cluster://HOST:PORT,HOST:PORT")
 
 
 def _role(server: Server, say: Say) -> None:

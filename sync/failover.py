@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from canal import formats
 from canal.commands import Flag, lookup, written_in
 from canal.errors import CanalError
 from canal.journal.disk import unwritable, write_atomically
@@ -54,7 +55,7 @@ class Fork:
     def save(self, directory: Path) -> None:
         """Write durably. Raises `StateError`, `NoRoom` while the disk is full."""
         value = {
-            "format": 1,
+            "format": formats.written(),
             "position": str(self.position),
             "db": self.db,
             "keys": [[db, base64.b64encode(key).decode()] for db, key in self.places],
@@ -66,9 +67,13 @@ class Fork:
 
     @classmethod
     def load(cls, directory: Path) -> Fork | None:
-        """The fork that a crash left, or None. One that cannot be read counts as none: a full resync follows."""
+        """The fork that a crash left, or None. One that cannot be read counts as none: a full resync follows.
+
+        Raises `StateError` for a newer format.
+        """
         try:
             value = json.loads((directory / _NAME).read_text())
+            formats.check(str(directory / _NAME), int(value["format"]))
             keys = [(int(db), base64.b64decode(key)) for db, key in value["keys"]]
             return cls(Position.parse(value["position"]), int(value["db"]), keys)
         except FileNotFoundError:

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from canal import formats
 from canal.errors import StateError
 from canal.journal.disk import unwritable, write_atomically
 
-FORMAT = 1
 _NAME = "link.json"
 
 
@@ -41,8 +41,7 @@ class LinkState:
         version = found.get("format") if isinstance(found, dict) else None
         if not isinstance(version, int):
             raise StateError(f"{path}: expected a JSON object with a format number, found {str(found)[:60]!r}")
-        if version > FORMAT:
-            raise StateError(f"{path} has format {version}, this redis-canal knows up to {FORMAT}: upgrade it")
+        formats.check(str(path), version)
         try:
             return cls(
                 str(found["uid"]),
@@ -58,6 +57,6 @@ class LinkState:
         """Write durably. Raises `StateError` when the directory cannot be written, `NoRoom` while the disk is full."""
         path = directory / _NAME
         try:
-            write_atomically(path, json.dumps({"format": FORMAT, **asdict(self)}).encode())
+            write_atomically(path, json.dumps({"format": formats.written(), **asdict(self)}).encode())
         except OSError as error:
             raise unwritable(error, path) from None

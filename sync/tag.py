@@ -34,6 +34,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final
 
+from canal import formats
 from canal.errors import CanalError
 from canal.position import Position
 from canal.resp import encode
@@ -43,7 +44,6 @@ RESERVED: Final = b"redis-canal:"
 PREFIX: Final = RESERVED + b"checkpoint:"
 INDEX: Final = RESERVED + b"links"
 """A set of the checkpoint keys of all links into this server, so that finding them needs no SCAN."""
-VERSION: Final = 1
 
 
 class TagError(CanalError):
@@ -82,12 +82,8 @@ class Checkpoint:
                 raise TagError(f"checkpoint {key}: field {name.decode()} should be a number, found {text[:40]!r}")
             return int(text)
 
-        version = number(b"v") or VERSION
-        if version > VERSION:
-            raise TagError(
-                f"checkpoint {key} has format version {version}, this redis-canal knows up to {VERSION}: "
-                "upgrade it, or let the newer one go on with this task"
-            )
+        version = number(b"v") or formats.OLDEST
+        formats.check(f"checkpoint {key}", version, TagError, "upgrade this one, or let that one go on with this task")
         position = None
         if b"pos" in fields:
             try:
@@ -141,7 +137,7 @@ class Tagger:
         """The HSET of one batch as arguments. ``full`` writes every field (after a command that removed the hash)."""
         last = self._stored
         at_ms = time.time_ns() // 1_000_000
-        argv = [b"HSET", self.key, b"v", b"%d" % VERSION, b"origin", (origin or self.origin).encode()]
+        argv = [b"HSET", self.key, b"v", b"%d" % formats.written(), b"origin", (origin or self.origin).encode()]
         argv += [b"pos", str(position).encode(), b"at", b"%d" % at_ms]
         if full or last.position is None or last.db != db:
             argv += [b"db", b"%d" % db]
@@ -173,7 +169,7 @@ class Tagger:
     def words(self, key: bytes, position: Position, *, origin: str = "", opos: str = "", seen: str = "") -> list[bytes]:
         """A tag in another hash than the link's own: what every tag says, and nothing that is only kept."""
         at_ms = time.time_ns() // 1_000_000
-        argv = [b"HSET", key, b"v", b"%d" % VERSION, b"origin", (origin or self.origin).encode()]
+        argv = [b"HSET", key, b"v", b"%d" % formats.written(), b"origin", (origin or self.origin).encode()]
         argv += [b"pos", str(position).encode(), b"at", b"%d" % at_ms]
         argv += [b"seen", seen.encode()] if seen else []
         return [*argv, b"opos", opos.encode(), b"via", self.origin.encode()] if opos else argv
@@ -207,11 +203,10 @@ def recognise(argv: list[bytes]) -> Tag | None:
         return None
     version = fields.get(b"v", b"")
     link = argv[1][len(PREFIX) :].decode("utf-8", "replace")
-    if not version.isdigit() or int(version) > VERSION:
-        raise TagError(
-            f"the source's stream has a tag of link {link} with format version {version.decode(errors='replace')!r}, "
-            f"this redis-canal knows up to {VERSION}: upgrade it"
-        )
+    what = f"a tag of link {link} in the source's stream"
+    if not version.isdigit():
+        raise TagError(f"{what} has the format {version[:40]!r}, which is no number; upgrade this one")
+    formats.check(what, int(version), TagError, "upgrade this one")
     return Tag(link, origin.decode("utf-8", "replace"), fields)
 
 

@@ -47,6 +47,7 @@ _HOLD_S: Final = 60.0
 _POLL_S: Final = 2.0
 _MOST_HELD: Final = 300_000
 _MOST_SUSPECTS: Final = 200_000
+_EXPIRED: Final = ("expired_keys", "expired_subkeys", "expired_fields")  # of INFO stats: how many, since the start
 
 CORRECT: Final = b"""\
 local time = redis.call('TIME')
@@ -154,6 +155,10 @@ class TtlGuard:
             for who in ("source", "target"):
                 info = parse_info(await (await self._servers.get(who)).call(b"INFO", b"keyspace", timeout=5.0))
                 if any("expires=0" not in value for name, value in info.items() if name.startswith("db")):
+                    self.memory.met()
+            if not self.memory.seen:  # a key came and went between two questions, and the source has kept it
+                stats = parse_info(await (await self._servers.get("target")).call(b"INFO", b"stats", timeout=5.0))
+                if any(stats.get(name, "0") != "0" for name in _EXPIRED):
                     self.memory.met()
             self.in_use = self.memory.seen
         except CanalError:

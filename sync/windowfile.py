@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from canal import formats
 from canal.position import Position
 
 _NAME: Final = "window.json"
@@ -28,7 +29,7 @@ class Boundary:
     def save(self, directory: Path) -> None:
         """Write; not durably: an older one is as right, and without one every key counts as written. OSError."""
         fresh = directory / f"{_NAME}.new"
-        fresh.write_text(json.dumps({"format": 1, **asdict(self)}))
+        fresh.write_text(json.dumps({"format": formats.written(), **asdict(self)}))
         fresh.replace(directory / _NAME)
 
     @classmethod
@@ -36,6 +37,8 @@ class Boundary:
         """(position, db, seen); None where there is none that can be read."""
         try:
             value = json.loads((directory / _NAME).read_text())
+            if value["format"] > formats.NEWEST:
+                return None
             return Position.parse(value["position"]), int(value["db"]), str(value["seen"])
         except (OSError, ValueError, KeyError, TypeError):
             return None

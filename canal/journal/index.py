@@ -23,9 +23,10 @@ import struct
 import zlib
 from typing import Final, NamedTuple
 
+from canal import formats
 from canal.errors import StateError
 
-FORMAT: Final = 1
+OR_DELETE: Final = "use that one, or delete the journal's directory (a full resync may follow)"
 MAGIC: Final = b"RCJINDEX"
 HEADER: Final = struct.Struct("<8sIIQ16s20s8x")
 HEADER_SIZE: Final = HEADER.size + 4
@@ -61,7 +62,8 @@ class Header(NamedTuple):
 
 def pack_header(header: Header) -> bytes:
     """The first `HEADER_SIZE` bytes of an index file."""
-    body = HEADER.pack(MAGIC, FORMAT, RECORD_SIZE, header.first, header.journal_id, bytes.fromhex(header.replid))
+    version, replid = formats.written(), bytes.fromhex(header.replid)
+    body = HEADER.pack(MAGIC, version, RECORD_SIZE, header.first, header.journal_id, replid)
     return body + _CRC.pack(zlib.crc32(body))
 
 
@@ -75,11 +77,9 @@ def unpack_header(data: bytes, name: str) -> Header | None:
     magic, version, record_size, first, journal_id, replid = HEADER.unpack_from(data)
     if magic != MAGIC or _CRC.unpack_from(data, HEADER.size)[0] != zlib.crc32(data[: HEADER.size]):
         return None
-    if version != FORMAT or record_size != RECORD_SIZE:
-        raise StateError(
-            f"{name} has journal format {version}, this program knows format {FORMAT}: "
-            "use the redis-canal that wrote it, or delete the journal's directory (a full resync may follow)"
-        )
+    formats.check(f"journal index {name}", version, hint=OR_DELETE)
+    if record_size != RECORD_SIZE:
+        raise StateError(f"journal index {name} has records of {record_size} bytes, not {RECORD_SIZE}: {OR_DELETE}")
     return Header(first, journal_id, replid.hex())
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from canal import formats
 from canal.errors import StateError
 from canal.journal.disk import write_atomically
-from canal.journal.index import FORMAT
+from canal.journal.index import OR_DELETE
 from canal.position import Position
 
 STATE_NAME: Final = "journal.json"
@@ -84,7 +85,11 @@ class JournalState:
     def save(self, directory: Path) -> None:
         """Write it so that a crash leaves the old state or the new."""
         text = json.dumps(
-            {"format": FORMAT, "id": self.journal_id.hex(), "replids": [list(entry) for entry in self.history.entries]}
+            {
+                "format": formats.written(),
+                "id": self.journal_id.hex(),
+                "replids": [list(entry) for entry in self.history.entries],
+            }
         )
         write_atomically(directory / STATE_NAME, text.encode() + b"\n")
 
@@ -108,11 +113,7 @@ def load_state(directory: Path) -> JournalState | str | None:
 
 
 def _parse(value: dict[str, Any], path: Path) -> JournalState:
-    if int(value["format"]) != FORMAT:
-        raise StateError(
-            f"{path} has journal format {value['format']}, this program knows format {FORMAT}: "
-            "use the redis-canal that wrote it, or delete the journal's directory (a full resync may follow)"
-        )
+    formats.check(f"journal {path}", int(value["format"]), hint=OR_DELETE)
     entries = [(Position.parse(f"{replid}:{offset}").replid, int(offset)) for replid, offset in value["replids"]]
     if any(later[1] < earlier[1] for earlier, later in itertools.pairwise(entries)):
         raise ValueError("offsets of its replids fall")

@@ -21,11 +21,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from canal.errors import StateError
+from canal import formats
 from canal.journal.disk import free_bytes, reason_of, write_all, write_atomically
 from canal.position import Position
 
-FORMAT: Final = 1
 BLOCK: Final = 1 << 20
 RDB_NAME: Final = "snapshot.rdb"
 CRC_NAME: Final = "snapshot.crc"
@@ -193,7 +192,7 @@ def delete_files(directory: Path) -> None:
 
 
 def _meta(position: Position, size: int) -> bytes:
-    value = {"format": FORMAT, "position": str(position), "bytes": size, "complete": True}
+    value = {"format": formats.written(), "position": str(position), "bytes": size, "complete": True}
     return json.dumps(value).encode() + b"\n"
 
 
@@ -212,11 +211,7 @@ def load_transfer(directory: Path, reserve: int) -> tuple[Transfer | None, str |
         expected = int(value["bytes"])
     except (ValueError, KeyError, TypeError) as error:
         return None, f"{meta} is not a snapshot's description ({error}): the source is asked for a new one"
-    if version != FORMAT:
-        raise StateError(
-            f"{meta} has format {version}, this program knows format {FORMAT}: "
-            "use the redis-canal that wrote it, or delete the directory (a full resync follows)"
-        )
+    formats.check(f"snapshot {meta}", version, hint="use that one, or delete the directory (a full resync follows)")
     if size != expected:
         return None, f"{rdb} should have {expected} bytes, has {size or 0}: the source is asked for a new one"
     transfer = Transfer(directory, position, expected, reserve)

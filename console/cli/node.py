@@ -40,7 +40,10 @@ def start(ctx: click.Context, config_file: str | None, state_dir: str | None, ve
     except ConfigProblems as error:
         report(error)
         return error.exit_code
+    from canal import formats
     from node.daemon import Daemon, run_daemon
+
+    formats.write(config.format)
 
     os.umask(0o077)  # journals and letters hold the data itself
     logs.setup(verbose, json_logs)
@@ -77,13 +80,15 @@ def list_nodes(output: Format, **given: Any) -> int:
                 "version": record.version if record else None,
                 "http": record.http if record else None,
                 "started": _when(record.started) if record else None,
+                "writes_format": record.writes if record else None,
+                "knows_format": record.knows if record else None,
             }
         )
     emit(
         rows,
         ("node", "state", "shards", "max_shards", "http"),
         output,
-        ("datacenter", "host", "pid", "version", "started"),
+        ("datacenter", "host", "pid", "version", "started", "writes_format", "knows_format"),
     )
     return 0
 

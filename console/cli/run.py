@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from canal import formats
 from canal.errors import ConfigError
 from console.cli.options import Address, HostPort, Size, endpoint, side_options, state_home
 from console.cli.shaping import shaping_options, transform
@@ -126,6 +127,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
 @click.option(
     "--http-client-ca", type=click.Path(), metavar="FILE", help="Only for clients with a certificate of this authority."
 )
+@click.option("--format", type=int, metavar="N", help="Format of what is written (default: the release before's).")
 @click.option("--stop-timeout", type=click.FloatRange(0, 3600), default=10.0, show_default=True, metavar="SECONDS")
 @click.option("-v", "--verbose", count=True, help="Debug messages; twice for those of libraries too.")
 @click.option("--json-logs", is_flag=True, help="One JSON object per log line, and no live display.")
@@ -137,6 +139,7 @@ def command(**given: Any) -> int:
     REDIS_CANAL_TARGET_PASSWORD.
     """
     config = build_config(given)
+    formats.write(given["format"])
     from console.cli.foreground import run_foreground
 
     http: Address | None = given["http"]

@@ -22,6 +22,7 @@ from console.web.assets import Assets
 from console.web.audit import Audit
 from console.web.auth import Auth
 from console.web.guard import Guard
+from console.web.page import page
 from console.web.routes import OPERATIONS, PREFIX
 from console.web.sites import Sites
 from console.web.state import State
@@ -63,14 +64,14 @@ def make_app(config: ConsoleConfig, *, version: str = "") -> Starlette:
 def _routes() -> Sequence[BaseRoute]:
     assets = Assets(STATIC)
 
-    async def page(request: Request) -> Response:
-        return assets.answer(request.scope, "index.html")
+    async def index(request: Request) -> Response:
+        return await page(request, assets)
 
     found: list[BaseRoute] = [
         Route(f"{PREFIX}{item.path}", item.handler, methods=[item.method], name=f"{item.method} {item.path}")
         for item in OPERATIONS
     ]
     found.append(Route(f"{PREFIX}/openapi.json", openapi.serve, methods=["GET"]))
-    found.append(Route("/", page, methods=["GET"]))
+    found.append(Route("/", index, methods=["GET"]))
     found.append(Mount("/static", assets, name="static"))
     return found

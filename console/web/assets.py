@@ -49,6 +49,10 @@ class Assets:
             return Response(status_code=304, headers=headers)
         return Response(asset.body, headers=headers, media_type=asset.kind)
 
+    def body(self, name: str) -> bytes:
+        """What stands in the file ``name``, which there must be."""
+        return self._found[name].body
+
 
 def _read(path: Path) -> _Asset:
     body = path.read_bytes()

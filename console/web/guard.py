@@ -74,7 +74,7 @@ class Guard:
         if int(length) > MAX_BODY:
             raise ApiError(413, "too_large", f"a request body may have {MAX_BODY // 1024} KiB at most")
         if not path.startswith("/api/"):
-            return None
+            return self._who(headers) if path == "/" else None  # the page shows at once what its reader may see
         who = self._who(headers)
         method = scope["method"]
         if method not in READS:

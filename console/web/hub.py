@@ -58,8 +58,14 @@ class Hub:
 
     def everything(self) -> str:
         """The event ``all`` with every document as it is now."""
+        return f"event: all\ndata: {self.document() or '{}'}\n\n"
+
+    def document(self) -> str | None:
+        """Every document as JSON on one line; None before the first ``publish``."""
+        if not self._groups:
+            return None
         body = ",".join(f"{encode(group)}:[{','.join(items.values())}]" for group, items in self._groups.items())
-        return f"event: all\ndata: {{{body}}}\n\n"
+        return f"{{{body}}}"
 
     @staticmethod
     def _changes(old: dict[str, dict[str, str]], new: dict[str, dict[str, str]]) -> str | None:

@@ -47,6 +47,12 @@ def begin_session(request: Request, state: State, who: Who) -> Response:
     """The answer that logs ``who`` in."""
     cookie, who = state.auth.session(who)
     answer = document(session_document(state, who))
+    give_cookie(request, answer, cookie)
+    return answer
+
+
+def give_cookie(request: Request, answer: Response, cookie: str) -> None:
+    """Have the browser keep the session ``cookie``."""
     answer.set_cookie(
         COOKIE,
         cookie,
@@ -56,7 +62,6 @@ def begin_session(request: Request, state: State, who: Who) -> Response:
         samesite="strict",
         secure=request.url.scheme == "https",
     )
-    return answer
 
 
 def session_document(state: State, who: Who) -> Json:

@@ -11,6 +11,7 @@ from node.coordination.records import NodeRecord, ShardView, TaskRecord
 from node.coordination.tasks import TaskEvent
 
 Json = dict[str, Any]
+UNREAD: Final = "not connected yet"
 NO_THROTTLE: Final = {"commands_per_second": 0, "bytes_per_second": 0, "latency_ms": 0}
 WORST: Final = ("failed", "created", "assigned", "snapshot", "stopped", "paused", "streaming")
 
@@ -31,7 +32,7 @@ class Place:
     name: str
     facts: Facts | None = None
     shards: dict[str, list[ShardView]] = field(default_factory=dict)
-    trouble: str = "not connected yet"
+    trouble: str = UNREAD
     read: float = 0.0
 
 
@@ -171,6 +172,7 @@ def datacenter_document(name: str, place: Place | None, nodes: Iterable[Json], t
     return {
         "datacenter": name,
         "configured": place is not None,
+        "read": place is not None and place.trouble != UNREAD,
         "coordinator": place.name if place is not None else None,
         "reachable": place is not None and not place.trouble,
         "trouble": place.trouble if place is not None else "not among the datacenters of console.yaml",

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from canal import formats
 from canal.errors import ConfigError
 from canal.url import Endpoint, parse_address_map, parse_url
 from node.coordination.records import check_name
@@ -58,6 +59,12 @@ def _server_url(value: str) -> str:
         raise ValueError(str(error)) from None
     if endpoint.password is not None or endpoint.username is not None:
         raise ValueError("user and password do not belong in a URL that others can read; name them by 'credentials'")
+    return value
+
+
+def _format(value: int | None) -> int | None:
+    if value is not None and not formats.OLDEST <= value <= formats.NEWEST:
+        raise ValueError(f"this redis-canal knows formats {formats.OLDEST} to {formats.NEWEST}, got {value}")
     return value
 
 
@@ -162,6 +169,9 @@ class NodeConfig(Strict):
     publish_seconds: Annotated[float, Field(ge=0.5, le=300)] = 5.0
     allow_hooks: bool = Field(default=False, description="tasks may name Python functions that this node then runs")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Annotated[int | None, AfterValidator(_format)] = Field(
+        default=None, description="of what is written, see canal/formats.py; default: the release before's"
+    )
     credentials: dict[str, Credential] = {}
 
     @model_validator(mode="after")

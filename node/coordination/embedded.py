@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from canal import formats
 from canal.errors import CanalError, Refused, StateError, Unreachable
 from node.coordination.base import (
     DEADLINE_S,
@@ -41,7 +42,6 @@ from node.coordination.base import (
 from node.coordination.registry import boot_id
 
 POLL_S = 0.1
-_FORMAT = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
     path TEXT PRIMARY KEY, parent TEXT NOT NULL, data BLOB NOT NULL, version INTEGER NOT NULL, session TEXT
@@ -109,12 +109,10 @@ class EmbeddedStore(Store):
             raise StateError(f"{self._path}: no WAL mode here; the embedded coordinator needs a local file system")
         link.execute(f"PRAGMA synchronous = {synchronous}")
         version = link.execute("PRAGMA user_version").fetchone()[0]
-        if version > _FORMAT:
-            raise Refused(
-                f"{self._path} has format {version}, this redis-canal knows up to {_FORMAT}: upgrade this program"
-            )
         if version == 0:
-            link.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_FORMAT}; COMMIT;")
+            link.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {formats.written()}; COMMIT;")
+        else:
+            formats.check(str(self._path), version, Refused)
         return link
 
     def close(self) -> None:

@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from canal import formats
 from canal.errors import Refused
 from node.coordination.base import Conflict, Create, Remove, SessionLost, Store, Write
 from node.coordination.plan import ShardId
-from node.coordination.records import FORMAT, LeaseRecord, decode, decode_object, encode
+from node.coordination.records import LeaseRecord, decode, decode_object, encode
 from node.coordination.state import Backward, Known, ShardState, Stale, check, new_run
 from node.coordination.tasks import shard_path
 
@@ -209,4 +210,4 @@ def _lease_record(lease: Lease) -> bytes:
 
 
 def _epoch_record(epoch: int) -> bytes:
-    return json.dumps({"format": FORMAT, "epoch": epoch}).encode()
+    return json.dumps({"format": formats.written(), "epoch": epoch}).encode()

@@ -11,11 +11,10 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar, cast
 
+from canal import formats
 from canal.errors import ConfigError, Refused, StateError
 from node.coordination.plan import ShardId
 from node.coordination.state import ShardState
-
-FORMAT = 1
 
 Desired = Literal["running", "paused", "stopped"]
 T = TypeVar("T")
@@ -35,6 +34,8 @@ class NodeRecord:
     started: float = 0.0
     boot: str = ""
     pid_started: int = 0
+    knows: int = 1  # the newest format that it reads
+    writes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def encode(record: object) -> bytes:
     value = asdict(cast(Any, record))
     if isinstance(record, TaskRecord):
         value.pop("version")
-    return json.dumps({"format": FORMAT, **value}, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps({"format": formats.written(), **value}, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def decode(kind: type[T], data: bytes, path: str) -> T:
@@ -114,11 +115,7 @@ def decode_object(data: bytes, path: str) -> dict[str, Any]:
             raise TypeError
     except (ValueError, TypeError, KeyError):
         raise StateError(f"coordination record {path} is not one of redis-canal's: {data[:60]!r}") from None
-    if version > FORMAT:
-        raise Refused(
-            f"coordination record {path} has format {version}, this redis-canal knows up to {FORMAT}:"
-            " it was written by a newer one; upgrade this node"
-        )
+    formats.check(f"coordination record {path}", version, Refused, "upgrade this node")
     return cast(dict[str, Any], value)
 
 

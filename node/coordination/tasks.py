@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from canal import formats
 from canal.errors import CanalError, Refused
 from node.coordination.base import Conflict, Create, Op, Store, Write
 from node.coordination.plan import ShardId
 from node.coordination.records import (
-    FORMAT,
     Desired,
     LeaseRecord,
     ShardNodes,
@@ -211,7 +211,7 @@ class Tasks:
         for _ in range(_TRIES):
             there = self._store.get(path)
             lines = [*self._lines(there.data if there else b"", path), event][-EVENTS_KEPT:]
-            data = json.dumps({"format": FORMAT, "events": [asdict(line) for line in lines]}).encode()
+            data = json.dumps({"format": formats.written(), "events": [asdict(line) for line in lines]}).encode()
             try:
                 if there is None and self._store.get(f"{TASKS}/{task}") is None:
                     return
@@ -236,6 +236,6 @@ def _new_shard(shard: ShardId, nodes: bytes = b"") -> list[Op]:
     base = shard_path(shard)
     return [
         Create(base, nodes),
-        Create(f"{base}/epoch", json.dumps({"format": FORMAT, "epoch": 0}).encode()),
+        Create(f"{base}/epoch", json.dumps({"format": formats.written(), "epoch": 0}).encode()),
         Create(f"{base}/state", encode(ShardState())),
     ]

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from canal import formats
 from canal.errors import ConfigError, Refused, StateError
 from node.coordination.base import Check, Conflict, Create, Event, Remove, SessionLost, Write
 from node.coordination.coordinator import Coordinator
 from node.coordination.leases import Lease, Progress
 from node.coordination.plan import ShardId, assign
-from node.coordination.records import FORMAT
 from node.coordination.registry import boot_id, pid_started
 from node.coordination.state import Backward, Known, Stale, moved
 from node.coordination.tasks import NotFound
@@ -315,9 +315,9 @@ def test_a_record_of_a_newer_format_is_refused_clearly(place: Place) -> None:
     one = with_task(place)
     record = one.store.get("tasks/sh-bj")
     assert record is not None
-    newer = record.data.replace(b'"format":1', f'"format":{FORMAT + 1}'.encode())
+    newer = record.data.replace(b'"format":1', f'"format":{formats.NEWEST + 1}'.encode())
     one.store.commit(Write("tasks/sh-bj", newer))
-    with pytest.raises(Refused, match=f"format {FORMAT + 1}.*upgrade this node"):
+    with pytest.raises(Refused, match=f"format {formats.NEWEST + 1}.*upgrade this node"):
         one.tasks.get("sh-bj")
     one.store.commit(Write("tasks/sh-bj", b"not json"))
     with pytest.raises(StateError, match="not one of redis-canal's"):

@@ -20,10 +20,10 @@ pytestmark = [pytest.mark.servers]
 
 SOURCE_RULES = (
     "resetkeys ~* resetchannels -@all +psync +replconf +ping +info "
-    "+select +scan +dump +pttl +pexpiretime +time +multi +exec"
+    "+select +scan +dump +pttl +pexpiretime +time +multi +exec +hgetall +client|list"
 )
 TARGET_RULES = (
-    "~* &* +@all -@admin -@dangerous +info +role +restore +sort +flushall +flushdb +swapdb +function "
+    "~* &* +@all -@admin -@dangerous +info +role +restore +restore-asking +sort +flushall +flushdb +swapdb +function "
     "+client|list +client|kill +client|setname"
 )
 

@@ -125,3 +125,31 @@ async def test_steady_lag(redis_server: StartServer, proxy: Callable[..., Proxy]
         assert int(target.client().get("counter:1")) == sessions.rounds
     link.stop()
     await running
+
+
+@pytest.mark.parametrize("by", ["snapshot", "stream"])
+async def test_the_only_key_with_a_deadline_dies_at_the_target_alone(
+    redis_server: StartServer, tmp_path: Path, by: str
+) -> None:
+    """Nothing on either side has a deadline any more when the late link looks: that there was one still counts."""
+    source, target = redis_server(), redis_server()
+    if by == "snapshot":
+        source.client().set("n", 7, px=1500)
+    link = Link(LinkConfig("t", parse_url(source.url), parse_url(target.url), tmp_path / "state"))
+    running = asyncio.create_task(link.run())
+    try:
+        await eventually(lambda: link.status.state == "streaming", 60)
+        if by == "stream":
+            source.client().set("n", 7, px=1500)
+        await eventually(lambda: target.client().exists("n"), 60)
+        link.pause()
+        await eventually(lambda: link.status.paused, 60)
+        source.client().persist("n")
+        await eventually(lambda: not target.client().exists("n"), 60)
+        source.client().incr("n")
+        await asyncio.sleep(0.5)  # so that the link is late
+        link.resume()
+        await asyncio.to_thread(wait_equal, source, target)
+    finally:
+        link.stop()
+        await asyncio.wait_for(running, 60)

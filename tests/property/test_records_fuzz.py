@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from canal import formats
 from canal.errors import CanalError, Refused, StateError
 from canal.journal.state import JournalState, load_state
-from node.coordination.records import FORMAT, LeaseRecord, NodeRecord, TaskRecord, decode, decode_object, encode
+from node.coordination.records import LeaseRecord, NodeRecord, TaskRecord, decode, decode_object, encode
 from node.coordination.state import ShardState
 from sync.failover import Fork
 from sync.linkstate import LinkState
-from sync.tag import PREFIX, VERSION, Checkpoint, Tag, TagError, recognise
+from sync.tag import PREFIX, Checkpoint, Tag, TagError, recognise
 from tests.support.effort import examples
 
 words = st.sampled_from([b"v", b"origin", b"pos", b"db", b"seen", b"epoch", b"at", b"phase", b"snap", b"uid", b"opos"])
@@ -56,7 +57,7 @@ def test_any_command_is_a_tag_or_none_or_a_tag_error(argv: list[bytes]) -> None:
             assert given_argv[1].startswith(PREFIX)
 
 
-@pytest.mark.parametrize("version", [VERSION + 1, 2**70])
+@pytest.mark.parametrize("version", [formats.NEWEST + 1, 2**70])
 def test_a_newer_tag_is_refused_by_its_number(version: int) -> None:
     number = b"%d" % version
     with pytest.raises(TagError, match=str(version)):
@@ -78,7 +79,7 @@ def test_any_bytes_are_a_record_or_a_state_error(data: bytes) -> None:
 @given(json_values)
 @examples(120)
 def test_any_content_of_a_known_format_is_a_record_or_a_state_error(value: object) -> None:
-    data = json.dumps({"format": FORMAT, **(value if isinstance(value, dict) else {"node": value})}).encode()
+    data = json.dumps({"format": formats.NEWEST, **(value if isinstance(value, dict) else {"node": value})}).encode()
     for kind in (NodeRecord, TaskRecord, LeaseRecord, ShardState):
         try:
             decode(kind, data, "path")
@@ -89,7 +90,7 @@ def test_any_content_of_a_known_format_is_a_record_or_a_state_error(value: objec
 def test_a_newer_record_is_refused_and_an_unknown_field_is_not() -> None:
     record = json.loads(encode(LeaseRecord("a", 1, "t")))
     assert decode(LeaseRecord, json.dumps({**record, "added later": 1}).encode(), "path") == LeaseRecord("a", 1, "t")
-    for newer in (FORMAT + 1, 2**70):
+    for newer in (formats.NEWEST + 1, 2**70):
         with pytest.raises(Refused, match=f"format {newer}"):
             decode_object(json.dumps({**record, "format": newer}).encode(), "path")
 

@@ -133,6 +133,7 @@ class Site:
         self.directory = directory
         self.coordination = coordination or f"embedded: {{path: {directory / 'coordination.db'}}}"
         self.nodes: list[NodeProcess] = []
+        self.environ: dict[str, str] = {}  # of the command line
 
     def node(self, name: str) -> NodeProcess:
         node = NodeProcess(self, name)
@@ -141,7 +142,7 @@ class Site:
 
     def cli(self, *arguments: str, check: bool = True, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
         """Run a command with the first node's configuration."""
-        environ = {**os.environ, "REDIS_CANAL_CONFIG": str(self.nodes[0].config)}
+        environ = {**os.environ, "REDIS_CANAL_CONFIG": str(self.nodes[0].config), **self.environ}
         command = [sys.executable, "-m", "console.cli.main", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environ, timeout=timeout)
         if check:

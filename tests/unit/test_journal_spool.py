@@ -114,7 +114,7 @@ async def test_newer_format_is_refused(tmp_path: Path) -> None:
     directory = await kept(tmp_path)
     value = json.loads((directory / META_NAME).read_bytes())
     (directory / META_NAME).write_text(json.dumps(value | {"format": 2}))
-    with pytest.raises(StateError, match="has format 2, this program knows format 1"):
+    with pytest.raises(StateError, match="has format 2, this redis-canal knows up to 1"):
         spool_in(tmp_path).open()
 
 

@@ -4,6 +4,8 @@ import uPlot from "../vendor/uPlot.esm.js";
 import { h, put } from "./dom.js";
 import { duration, short } from "./format.js";
 
+document.head.append(h("link", { rel: "stylesheet", href: "/static/vendor/uPlot.min.css" }));
+
 const HOUR = 3600;
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 

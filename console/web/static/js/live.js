@@ -1,6 +1,6 @@
 // What all pages show, kept up to date by server-sent events.
 
-export const world = { datacenters: new Map(), tasks: new Map(), nodes: new Map(), connected: false, loaded: false };
+export const world = { datacenters: new Map(), tasks: new Map(), nodes: new Map(), connected: false, loaded: false, lost: false };
 
 const KEYS = {
   datacenters: (item) => item.datacenter,
@@ -21,15 +21,13 @@ function tell() {
   for (const listener of [...listeners]) listener();
 }
 
-export function start() {
+/** Follow the console; `known`: what the page came with, shown until the stream tells. */
+export function start(known = null) {
   stop();
+  if (known) take(known);
   source = new EventSource("/api/v1/events");
   source.addEventListener("all", (event) => {
-    const all = JSON.parse(event.data);
-    for (const [group, key] of Object.entries(KEYS)) {
-      world[group] = new Map((all[group] || []).map((item) => [key(item), item]));
-    }
-    world.loaded = true;
+    take(JSON.parse(event.data));
     connected(true);
   });
   source.addEventListener("changes", (event) => {
@@ -43,8 +41,16 @@ export function start() {
   source.onerror = () => connected(false);
 }
 
+function take(all) {
+  for (const [group, key] of Object.entries(KEYS)) {
+    world[group] = new Map((all[group] || []).map((item) => [key(item), item]));
+  }
+  world.loaded = true;
+}
+
 function connected(now) {
   world.connected = now;
+  world.lost = !now;
   tell();
 }
 

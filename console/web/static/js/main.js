@@ -1,14 +1,9 @@
 // The frame: session, header, and which page is shown. Pages return { title, element, close?, focus? }.
 
 import { get, isAdmin, logout, onLogout, resume, session } from "./api.js";
-import { createPage } from "./create.js";
 import { h, put, text, toast } from "./dom.js";
-import { editPage } from "./edit.js";
 import { start, stop, watch, world } from "./live.js";
-import { loginPage } from "./login.js";
-import { nodesPage } from "./nodes.js";
 import { overviewPage } from "./overview.js";
-import { taskPage } from "./task.js";
 import { empty, notice } from "./widgets.js";
 
 const main = document.getElementById("main");
@@ -16,12 +11,22 @@ const top = document.getElementById("top");
 let page = null;
 let unwatch = null;
 
+// What the overview does without is fetched when it is wanted, or once the first page stands.
+const LATER = {
+  task: () => import("./task.js"),
+  nodes: () => import("./nodes.js"),
+  create: () => import("./create.js"),
+  edit: () => import("./edit.js"),
+  login: () => import("./login.js"),
+};
+let asked = 0; // which page was wanted last: another one may still be on its way
+
 const ROUTES = [
   [/^\/?$/, () => overviewPage()],
-  [/^\/nodes$/, () => nodesPage()],
-  [/^\/new$/, () => createPage()],
-  [/^\/tasks\/([^/@]+)(?:@([^/]+))?$/, (name, home) => taskPage(name, home)],
-  [/^\/tasks\/([^/@]+)(?:@([^/]+))?\/edit$/, (name, home) => editPage(name, home)],
+  [/^\/nodes$/, async () => (await LATER.nodes()).nodesPage()],
+  [/^\/new$/, async () => (await LATER.create()).createPage()],
+  [/^\/tasks\/([^/@]+)(?:@([^/]+))?$/, async (name, home) => (await LATER.task()).taskPage(name, home)],
+  [/^\/tasks\/([^/@]+)(?:@([^/]+))?\/edit$/, async (name, home) => (await LATER.edit()).editPage(name, home)],
 ];
 
 function show(next) {
@@ -33,6 +38,20 @@ function show(next) {
   (next.focus || main).focus({ preventScroll: true });
 }
 
+/** Show a page, or what it is the promise of; a later one overtakes it. */
+async function open(made) {
+  const mine = ++asked;
+  try {
+    const next = await made;
+    if (mine === asked) show(next);
+    else next.close?.();
+  } catch (error) {
+    if (mine !== asked) return;
+    const again = h("button", { onclick: () => location.reload() }, "Load again");
+    show({ title: "Not loaded", element: notice("bad", "This page cannot be loaded", h("p", {}, error.message), h("p", {}, again)) });
+  }
+}
+
 function route() {
   const path = decodeURIComponent(location.hash.slice(1));
   for (const link of top.querySelectorAll("nav a")) {
@@ -42,9 +61,9 @@ function route() {
   }
   for (const [pattern, make] of ROUTES) {
     const match = pattern.exec(path);
-    if (match) return show(make(...match.slice(1)));
+    if (match) return open(make(...match.slice(1)));
   }
-  return show({ title: "Not found", element: empty("There is no such page.", h("p", {}, h("a", { href: "#/" }, "To the overview"))) });
+  return open({ title: "Not found", element: empty("There is no such page.", h("p", {}, h("a", { href: "#/" }, "To the overview"))) });
 }
 
 function header() {
@@ -54,7 +73,7 @@ function header() {
   unwatch?.();
   unwatch = watch(() => {
     text(light, world.connected ? "●" : "▲");
-    text(words, world.connected ? "live" : world.loaded ? "connection lost, trying again" : "connecting");
+    text(words, world.connected ? "live" : world.lost ? "connection lost, trying again" : "connecting");
     live.className = `live ${world.connected ? "good" : "bad"}`;
   });
   async function leave() {
@@ -81,12 +100,12 @@ function toLogin() {
   stop();
   page?.close?.();
   top.hidden = true;
-  show(loginPage(enter));
+  open(LATER.login().then(({ loginPage }) => loginPage(enter)));
 }
 
-function enter() {
+function enter(world = null) {
   header();
-  start();
+  start(world);
   route();
 }
 
@@ -95,13 +114,17 @@ onLogout(() => { if (!top.hidden) { toast("The session has ended. Log in again."
 
 /** The event stream cannot tell why it was refused: ask. */
 watch(() => {
-  if (!world.loaded || world.connected || top.hidden) return;
+  if (!world.lost || top.hidden) return;
   resume().then((here) => here || toLogin()).catch(() => {});
 });
 
 try {
-  if (await resume()) enter();
+  const block = document.getElementById("known");
+  const known = block && JSON.parse(block.textContent);
+  if (known) Object.assign(session, known.session);
+  if (known || (await resume())) enter(known?.world);
   else toLogin();
+  setTimeout(() => Object.values(LATER).forEach((load) => load().catch(() => {})), 3000);
 } catch (error) {
   put(main, notice("bad", "The console cannot be used", h("p", {}, error.message)));
 }

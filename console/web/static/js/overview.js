@@ -39,7 +39,8 @@ export function overviewPage() {
     const wanted = find.value.trim().toLowerCase();
     const found = tasks().filter((task) => !wanted || task.task.toLowerCase().includes(wanted));
     drawChips(chips, tasks());
-    const now = JSON.stringify([names, found.map((task) => task.uid), Boolean(wanted)]);
+    const read = [...world.datacenters.values()].filter((dc) => dc.read).length;
+    const now = JSON.stringify([names, read, found.map((task) => task.uid), Boolean(wanted)]);
     if (now !== shape) {
       shape = now;
       build(list, rows, names, found, wanted, draw);
@@ -89,7 +90,8 @@ function drawChips(chips, all) {
 function build(list, rows, names, found, wanted, draw) {
   rows.clear();
   if (!found.length) {
-    put(list, wanted
+    const unread = [...world.datacenters.values()].filter((dc) => dc.configured && !dc.read).map((dc) => dc.datacenter);
+    put(list, unread.length ? h("p.loading", {}, `Reading the coordinators of ${unread.join(", ")} …`) : wanted
       ? empty("No task has that in its name.")
       : empty("There are no tasks yet.", h("p", {}, "A task copies everything that is written at one server to another, from then on."),
         isAdmin() ? h("p", {}, h("a.button.primary", { href: "#/new" }, "Create the first task"))
