@@ -105,6 +105,7 @@ class Converge:
         self._next_tick = 0.0
         self._next_save = 0.0
         self._saved: tuple[int, int] | None = None
+        self._floor = -1  # where the session's window began; -1 once everybody has seen that
         self._late: dict[Place, tuple[str, int]] = {}
         status.home, status.homes_fingerprint = str(self.homes), self.homes.fingerprint
 
@@ -135,6 +136,7 @@ class Converge:
         capture: Capture,
         rules: Rules,
         start: Position,
+        db: int,
         seen: str,
         snapshot: bool,
         wake: asyncio.Event,
@@ -146,29 +148,37 @@ class Converge:
         """
         config, journal = self._config, capture.journal
         past = None
-        for known in () if snapshot else (Boundary.load(config.state_dir), Boundary.parse(stored)):
-            if past is None and known is not None and known[0].offset <= start.offset and journal.covers(known[0]):
-                past = known
-        readable = past is not None
         if snapshot:
             Boundary.forget(config.state_dir)
-        self._saved, self.past = None, ""
+        for known in () if snapshot else (Boundary.load(config.state_dir), Boundary.parse(stored)):
+            if past is None and known is not None and known.place.offset <= start.offset:
+                past = known if journal.covers(known.place) else None
+        if past is None:
+            if not snapshot:
+                log.info("what was written before offset %d is not in the journal: it counts as written", start.offset)
+            past = Boundary(str(start), db, seen, start.offset)
+            self._keep(past)
+        self._saved, self._floor = None, past.floor
         others = [name for name in self.homes.datacenters if name != config.source_dc]
         found = self.conflicts = Conflicts(
             config.source_dc,
             self.homes,
-            floor=-1 if readable else start.offset,
+            floor=past.floor,
             max_keys=config.window_max_keys,
             commutative=config.commutative,
             delay_s=others.index(config.target_dc) * _DELAY_S,
             on_conflict=self._log.add,
         )
-        found.start(seen if past is None else past[2], journal.replids)
-        if past is not None:
-            await self._read_again(capture, rules, found, past[0].offset, past[1], start.offset, wake)
-        elif not snapshot:
-            log.info("what was written before offset %d is not in the journal: it counts as written", start.offset)
+        found.start(past.seen, journal.replids)
+        if past.place.offset < start.offset:
+            await self._read_again(capture, rules, found, past.place.offset, past.db, start.offset, wake)
         return found
+
+    def _keep(self, boundary: Boundary) -> None:
+        """For the next session, here or on another node."""
+        self.past = str(boundary)
+        with contextlib.suppress(OSError):
+            boundary.save(self._config.state_dir)
 
     async def _read_again(
         self, capture: Capture, rules: Rules, found: Conflicts, begin: int, db: int, end: int, wake: asyncio.Event
@@ -239,11 +249,10 @@ class Converge:
         replid = capture.journal.replid_at(at[0])
         if replid is None:
             return
-        with contextlib.suppress(OSError):
-            boundary = Boundary(f"{replid}:{at[0]}", at[1], found.seen_at(at[0]))
-            self.past = str(boundary)
-            boundary.save(self._config.state_dir)
-            self._saved = at
+        if oldest >= self._floor:
+            self._floor = -1
+        self._keep(Boundary(f"{replid}:{at[0]}", at[1], found.seen_at(at[0]), self._floor))
+        self._saved = at
 
     def _suspend(self, found: Conflicts) -> None:
         others = ", ".join(f"{name} ({fingerprint})" for name, fingerprint in sorted(found.strangers.items()))

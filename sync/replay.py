@@ -370,7 +370,7 @@ class Replay:
             if plan == "snapshot":
                 own = self._converge.snapshot_seen
             rules.watch = await self._converge.open(
-                capture, rules, start, own, plan == "snapshot", self._wake, checkpoint.past
+                capture, rules, start, db, own, plan == "snapshot", self._wake, checkpoint.past
             )
         await session.stream(rules, offset, db, lambda: self.stop_by is not None)
         return self.stop_by is not None
@@ -380,8 +380,9 @@ class Replay:
         past, source = Boundary.parse(checkpoint.past), self._watch.source
         if past is None or source is None or checkpoint.position is None or checkpoint.snapshot:
             return None
-        before = past[0].replid == checkpoint.position.replid and past[0].offset < checkpoint.position.offset
-        return past[0] if before and source.can_serve(past[0]) else None
+        at = past.place
+        before = at.replid == checkpoint.position.replid and at.offset < checkpoint.position.offset
+        return at if before and source.can_serve(at) else None
 
     async def _planned(self, conn: Connection, checkpoint: Checkpoint, earlier: Position | None) -> str | None:
         """Wait until capture can serve the checkpoint; None when the link is to stop."""

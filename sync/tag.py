@@ -16,9 +16,9 @@ A link keeps one hash at its target, `redis-canal:checkpoint:<task>/<shard>`, wi
 ``via``    datacenter that ``pos`` belongs to, in forwarded transactions only
 ``own``    offset after the newest write of the batch, where ``pos`` is beyond it (two-way): a third datacenter that
            has this lacks nothing that the batch brought
-``past``   ``<replid>:<offset> <db> <seen>``: a place of the source's stream before everything that some datacenter has
-           not yet seen, and what was selected and seen there; another node reads on from it (two-way; about once a
-           second)
+``past``   ``<replid>:<offset> <db> <floor> <seen>``: a place of the source's stream before everything that some
+           datacenter has not yet seen, and what was selected and seen there; another node reads on from it (two-way;
+           about once a second)
 ``homes``  fingerprint of the policy that gives each key its home (two-way; `sync.homes`)
 ``epoch``  fencing: a writer that finds a higher one stops
 ``at``     unix time in ms when the batch was made

@@ -20,11 +20,19 @@ _NAME: Final = "window.json"
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """``position`` and ``db``: outside MULTI. ``seen``: as in a tag."""
+    """``position`` and ``db``: outside MULTI. ``seen``: as in a tag. ``floor``: up to there every key counts as written
+    (the snapshot's position, while somebody has not seen it); -1: nothing does.
+    """
 
     position: str
     db: int
     seen: str
+    floor: int = -1
+
+    @property
+    def place(self) -> Position:
+        """``position``. Raises ValueError when it is none."""
+        return Position.parse(self.position)
 
     def save(self, directory: Path) -> None:
         """Write; not durably: an older one is as right, and without one every key counts as written. OSError."""
@@ -33,28 +41,29 @@ class Boundary:
         fresh.replace(directory / _NAME)
 
     @classmethod
-    def load(cls, directory: Path) -> tuple[Position, int, str] | None:
-        """(position, db, seen); None where there is none that can be read."""
+    def load(cls, directory: Path) -> Boundary | None:
+        """None where there is none that can be read."""
         try:
             value = json.loads((directory / _NAME).read_text())
             if value["format"] > formats.NEWEST:
                 return None
-            return Position.parse(value["position"]), int(value["db"]), str(value["seen"])
+            found = cls(str(value["position"]), int(value["db"]), str(value["seen"]), int(value.get("floor", -1)))
+            return found if found.place else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def __str__(self) -> str:
         """As the tag's field ``past``."""
-        return f"{self.position} {self.db} {self.seen}"
+        return f"{self.position} {self.db} {self.floor} {self.seen}"
 
     @staticmethod
-    def parse(text: str) -> tuple[Position, int, str] | None:
+    def parse(text: str) -> Boundary | None:
         """Read the tag's field; None for an empty one and for what cannot be read."""
-        position, _, rest = text.partition(" ")
-        db, _, seen = rest.partition(" ")
+        words = [*text.split(" ", 3), ""]
         try:
-            return Position.parse(position), int(db), seen
-        except ValueError:
+            found = Boundary(words[0], int(words[1]), words[3], int(words[2]))
+            return found if found.place else None
+        except (ValueError, IndexError):
             return None
 
     @staticmethod
