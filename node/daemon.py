@@ -177,19 +177,24 @@ class Daemon:
         store = self.coordinator.store
         while not self._stopping:
             try:
+                self._session_lost = False  # should the new one be lost while we are at it, that has to be seen
                 await self.call(store.start)
                 await self.call(self._check_formats)
                 await self.call(self.coordinator.nodes.register, self._node_record())
-                self._session_lost, self.trouble = False, ""
+                self.trouble = ""
                 log.info("node %s is registered at %s", self.config.node, store.place)
                 return
             except Unreachable as error:
+                self._session_lost = True
                 if str(error) != self.trouble:
                     log.warning("%s; waiting for it", error)
                 self.trouble = str(error)
                 self._notifier.status(self.trouble)
                 self._notifier.alive()
                 await asyncio.sleep(backoff.next())
+            except CanalError:
+                self._session_lost = True
+                raise
 
     def _node_record(self) -> NodeRecord:
         config, pid = self.config, os.getpid()

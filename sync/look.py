@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,6 +20,9 @@ from sync.target.connection import Connection, connect
 
 Names = dict[int, set[bytes]]
 """database → keys"""
+
+_IDLE_S: Final = 10.0
+"""Connections on which nothing has been asked for so long are closed: a link that is in time needs none."""
 
 _CONTROL: Final = (b"PING", b"REPLCONF", b"MULTI", b"EXEC", b"PUBLISH", b"SPUBLISH")
 
@@ -112,19 +116,39 @@ class Look:
 
 
 class Servers:
-    """Connections of the guard's own to source and target, made when they are needed."""
+    """Connections of the guard's own to source and target, made when they are needed, closed when nobody asks."""
 
     def __init__(self, source: Endpoint, target: Endpoint) -> None:
         self._endpoints = {"source": (source, 5.0), "target": (target, 20.0)}
         self._open: dict[str, Connection] = {}
+        self._used = 0.0
+        self._resting: asyncio.TimerHandle | None = None
 
     async def get(self, who: str) -> Connection:
         """The connection to "source" or "target". Raises Unreachable and the like."""
         conn = self._open.get(who)
-        if conn is None or conn.closed is not None:
+        if conn is None or conn.broken is not None:
+            if conn is not None:
+                conn.close()
             endpoint, timeout = self._endpoints[who]
             conn = self._open[who] = await connect(endpoint, timeout, who=who)
+        self._used = time.monotonic()
+        if self._resting is None:
+            self._rest_after(_IDLE_S)
         return conn
+
+    def _rest_after(self, delay_s: float) -> None:
+        self._resting = asyncio.get_running_loop().call_later(delay_s, self._rest)
+
+    def _rest(self) -> None:
+        """Close what has not been used for so long; look again later otherwise."""
+        self._resting = None
+        left = self._used + _IDLE_S - time.monotonic()
+        busy = any(conn.awaits_replies for conn in self._open.values())
+        if left > 0 or busy:
+            self._rest_after(max(left, 1.0))
+        else:
+            self.close()
 
     async def lives(self, who: str, places: list[Place]) -> list[int]:
         """PTTL of each; -3 where it cannot be asked. Raises Unreachable and the like."""
@@ -147,6 +171,9 @@ class Servers:
 
     def close(self) -> None:
         """Drop them."""
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
         for conn in self._open.values():
             conn.close()
         self._open = {}

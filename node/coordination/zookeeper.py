@@ -171,11 +171,11 @@ class ZooKeeperStore(Store):
 
     def close(self) -> None:
         self._drop_client()
-        self._connection = "closed"
 
     def _drop_client(self) -> None:
         self._closing.set()
         client, self._client = self._client, None
+        self._connection = "closed"  # its listener is not heard any more
         self._forget()
         if client is not None:
             with contextlib.suppress(Exception):

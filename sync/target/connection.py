@@ -125,6 +125,11 @@ class Connection(asyncio.Protocol):
         return self.closed
 
     @property
+    def awaits_replies(self) -> bool:
+        """Something was asked that is not answered yet."""
+        return bool(self._waiting)
+
+    @property
     def streaming(self) -> bool:
         """A writer has the connection: no more calls."""
         return self._on_data is not None

@@ -26,11 +26,13 @@ PERMISSION: Final = ("NOAUTH", "NOPERM", "WRONGPASS", "DENIED", "ERR operation n
 
 _IN_SCRIPT: Final = re.compile(r"ERR Error running script \(.*: -(?P<error>[A-Z].*)", re.DOTALL)
 """How Redis before 7.0 wraps the error of a command that a script called."""
+_AT_EXEC: Final = re.compile(r"EXECABORT Transaction discarded because of: (?P<error>[A-Z].*)", re.DOTALL)
+"""EXEC that was itself refused, since a script is running for instance."""
 
 
 def is_transient(text: str) -> bool:
     """True when the same command may be taken a little later."""
-    wrapped = _IN_SCRIPT.match(text)
+    wrapped = _IN_SCRIPT.match(text) or _AT_EXEC.match(text)
     if wrapped is not None:
         text = wrapped["error"]
     return text.startswith(TRANSIENT + PERMISSION) or "command not allowed when used memory" in text

@@ -14,7 +14,7 @@ import pytest
 from tests.chaos.harness.faults import KINDS
 from tests.chaos.harness.model import CELLS, Cell, cells
 from tests.chaos.harness.plan import make_plan
-from tests.chaos.harness.run import run
+from tests.chaos.harness.run import Report, run
 from tests.conftest import StartServer
 from tests.support.wire import Wire
 
@@ -32,7 +32,7 @@ SEEDS: tuple[tuple[str, str, float], ...] = (
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("topology", "seed", "seconds"), SEEDS)
 def test_everything_ends_equal(topology: str, seed: str, seconds: float) -> None:
-    print(run(topology, seed, SECONDS or seconds))
+    print(run(Report(topology, seed), SECONDS or seconds))
 
 
 def test_a_plan_is_made_of_its_seed_alone() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from canal.errors import AuthError, ConfigError, Unreachable
-from node.coordination.base import DEADLINE_S, Create, Event, Write
+from node.coordination.base import DEADLINE_S, Create, Event, SessionLost, Write
 from node.coordination.coordinator import Coordinator
 from node.coordination.plan import ShardId
 from node.coordination.zookeeper import ZooKeeperOptions, ZooKeeperStore
@@ -220,3 +220,25 @@ def test_a_connection_that_breaks_again_at_once_is_an_outage_and_no_fault(zookee
             assert store.connection == "connected"
         finally:
             store.close()
+
+
+def test_a_session_that_ends_while_it_is_begun_is_begun_again(
+    zookeeper: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by chaos: the store held itself for connected, with no connection, and a node waited for ever."""
+    store = ZooKeeperStore(ZooKeeperOptions(zookeeper().hosts, timeout_s=TIMEOUT_S))
+    try:
+
+        def lost(path: str, **_: object) -> None:
+            monkeypatch.undo()
+            raise SessionLost("the session has ended")
+
+        monkeypatch.setattr(store, "get", lost)
+        with pytest.raises(SessionLost):
+            store.start()
+        assert store.connection == "closed"
+        store.start()
+        assert store.connection == "connected"
+        assert store.children("nodes") == []
+    finally:
+        store.close()

@@ -49,6 +49,11 @@ class ClusterConnection(Connection):
 
     # what a Connection has
 
+    @property
+    def awaits_replies(self) -> bool:
+        """Something was asked of a node that is not answered yet."""
+        return any(node.awaits_replies for node in self.nodes.values())
+
     def close(self, error: CanalError | None = None) -> None:
         """Drop all connections at once."""
         for node in self.nodes.values():

@@ -59,7 +59,8 @@ class Census:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._connections = {name: dc.links_connected() for name, dc in world.datacenters.items()}
+        self.at = time.monotonic()
+        self._connections = {name: len(dc.links_connected()) for name, dc in world.datacenters.items()}
         self._files = max((_open_files(pid) for node in world.nodes for pid in node.family()), default=0)
 
     def check(self, watch: Watch) -> None:
@@ -69,9 +70,10 @@ class Census:
         def more() -> list[str]:
             # Where nodes are several, the shard may be held by another one now; the sum is the same.
             found = [
-                f"{name} has {now} connections of links and replicas, {self._connections[name]} at the start"
+                f"{name} has {len(now)} connections of links and replicas, {self._connections[name]} at the start:\n"
+                + "\n".join(_connection(one) for one in now)
                 for name, dc in world.datacenters.items()
-                if (now := dc.links_connected()) > self._connections[name] + 1
+                if len(now := dc.links_connected()) > self._connections[name] + 1
             ]
             for node in world.nodes:
                 found += [
@@ -108,6 +110,10 @@ def logs_are_clean(world: World) -> None:
             if word in node.log():
                 at = node.log().index(word)
                 raise Broken(f"node {node.name} logged a fault:\n{node.log()[max(0, at - 500) : at + 3000]}")
+
+
+def _connection(client: dict[str, str]) -> str:
+    return "  " + " ".join(f"{key}={client.get(key, '')}" for key in ("addr", "name", "cmd", "age", "idle", "flags"))
 
 
 def _open_files(pid: int) -> int:

@@ -158,10 +158,10 @@ class Datacenter:
         thread.start()
         return thread
 
-    def links_connected(self) -> int:
-        """TCP connections to the master, without its replicas of our own."""
-        clients = self.master.control.client_list()
-        return sum(1 for one in clients if not str(one["addr"]).startswith(str(self.master.unix_socket)))
+    def links_connected(self) -> list[dict[str, str]]:
+        """The TCP connections to the master, as CLIENT LIST tells them; a replica of our own is among them."""
+        clients: list[dict[str, str]] = self.master.control.client_list()
+        return [one for one in clients if not one["addr"].startswith(str(self.master.unix_socket))]
 
     def close(self) -> None:
         for server in (self.master, self.replica):

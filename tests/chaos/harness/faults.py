@@ -98,6 +98,8 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
 
 
 def _reload(node: NodeProcess, chance: random.Random) -> Mend:
+    if not node.get("/liveness"):
+        raise NotHere  # a service manager does not reload what is still starting
     level = chance.choice(("debug", "info", "warning"))
     node.configure(log_level=level, max_shards=str(chance.choice((16, 256))))
     node.signal(signal.SIGHUP)

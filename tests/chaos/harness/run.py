@@ -35,9 +35,16 @@ class Report:
     commands: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    faulty_s: float = 0.0  # of faults, without start and end
     confirmed: int = 0
     peak_mb: float = 0.0
     error: str = ""
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Report:
+        """From its ``vars``, by way of JSON."""
+        counted = {name: Counter(values[name]) for name in ("faults", "left_out")}
+        return cls(**{**values, **counted})
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
@@ -49,8 +56,7 @@ class Report:
 
 
 def run(
-    topology: str,
-    seed: str,
+    report: Report,
     seconds: float,
     *,
     every_s: float = 1.2,
@@ -58,22 +64,29 @@ def run(
     kinds: tuple[str, ...] = (),
     same_keys: bool = False,
     say: Any = print,
+    keep: Path | None = None,
 ) -> Report:
-    """Raises AssertionError, with the seed and how to repeat it, when anything is not as it must be.
+    """Fill in a report. AssertionError, with the seed and how to repeat it, when anything is not as it must be.
 
     ``kinds``: only these faults. ``rate``: modelled commands a second in each datacenter. ``same_keys``: the
-    datacenters of a two-way topology write some of the same keys.
+    datacenters of a two-way topology write some of the same keys. ``keep``: after a failure, a directory for what the
+    nodes logged and remembered, and the append-only files of the servers.
     """
-    report = Report(topology, seed)
+    topology, seed = report.topology, report.seed
     again = f"scripts/chaos --topology {topology} --seed {seed} --seconds {seconds:g}"
     again += "".join(f" --kind '{name}'" for name in kinds) + (" --same-keys" if same_keys else "")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as directory:
         try:
             with World(topology, Path(directory), seed, rate, same_keys=same_keys) as world:
-                _run(world, seconds, every_s, kinds, report, say)
+                try:
+                    _run(world, seconds, every_s, kinds, report, say)
+                except Exception:
+                    if keep is not None:
+                        world.keep(keep / f"{topology}-{seed}".replace("/", "-"))
+                    raise
         except Exception as error:
-            report.error = str(error)
+            report.error = str(error) or repr(error)
             raise AssertionError(f"{topology} with seed {seed}: {error}\nrepeat it with: {again}") from error
         finally:
             report.seconds = time.monotonic() - began
@@ -105,6 +118,7 @@ def _run(world: World, seconds: float, every_s: float, kinds: tuple[str, ...], r
         try:
             _Faults(world, watch, report, say).play(plan, seconds)
         finally:
+            report.faulty_s = time.monotonic() - census.at
             with contextlib.suppress(Exception) if watch.broken else contextlib.nullcontext():
                 for each in writers:
                     each.stop()

@@ -36,6 +36,7 @@ from tests.support.zookeeper import ZooKeeper
 
 TOPOLOGIES = ("one-way", "two-way", "mesh")
 MARK = "REDIS_CANAL_CHAOS_RUN"
+KEPT = (".log", ".json", ".jsonl", ".yaml", ".aof")
 STATE_MB = 96  # of a node's state directory, where we may mount one of its own
 
 
@@ -141,10 +142,10 @@ class World:
     def start(self) -> None:
         """Create the tasks; returns when all of them stream."""
         for node in self.nodes:
-            node.wait_ready(60)
+            node.wait_ready(240)
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(self._create, self.directions))
-        wait_until(lambda: self.states_are("streaming"), 120, "all tasks stream", every=0.2)
+        wait_until(lambda: self.states_are("streaming"), 240, "all tasks stream", every=0.2)
 
     def _create(self, direction: Direction) -> None:
         chance = random.Random(f"task/{self.seed}/{direction.task}")
@@ -215,6 +216,14 @@ class World:
         self.stack.close()
         for part in ("zk",):
             shutil.rmtree(self.directory / part, ignore_errors=True)
+
+    def keep(self, directory: Path) -> None:
+        """Copy what tells how it came to this: logs, small state files, append-only files."""
+        for file in sorted(self.directory.rglob("*")):
+            if file.suffix in KEPT and file.is_file():
+                to = directory / file.relative_to(self.directory)
+                to.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, to)
 
     def family(self) -> list[int]:
         """Every process that a node of this run has started and that lives."""
