@@ -109,8 +109,8 @@ class HttpServer:
             answer, with_body = (text("too many connections", 503), True) if busy else await self._answer(reader)
             writer.write(encode(answer, with_body))
             await asyncio.wait_for(_finish(reader, writer), SEND_TIMEOUT_S)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            writer.transport.abort()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            writer.transport.abort()  # cancelled by `close` alone: asyncio would log that as a fault (until 3.12)
         finally:
             self._open.discard(task)
             writer.close()
