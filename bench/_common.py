@@ -48,7 +48,8 @@ def say(text: str) -> None:
 
 
 def spawn(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a process that the kernel kills when we are gone; its output goes to ``log``."""
+    """Start a process that the kernel kills when we are gone; its output goes to ``log``. It may keep bytecode."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with log.open("ab") as output:
         return subprocess.Popen(
             list(argv),
@@ -56,6 +57,7 @@ def spawn(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=output,
             cwd=ROOT,
+            env=environment,
             preexec_fn=lambda: _prctl(1, int(signal.SIGKILL)),  # PR_SET_PDEATHSIG
         )
 
@@ -141,7 +143,8 @@ class Daemon:
             connection.close()
 
     def wait_streaming(self, timeout_s: float = 300.0) -> None:
-        wait_for(lambda: self.status().get("state") == "streaming", "the daemon streams", timeout_s)
+        # a page of status takes a millisecond of the daemon's only thread: it is not asked all the time
+        wait_for(lambda: self.status().get("state") == "streaming", "the daemon streams", timeout_s, 0.05)
 
     def stop(self) -> None:
         self.process.terminate()

@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     from sync.session import Session
 
 _READ_BYTES: Final = 512 * 1024
+_PARSE_BYTES: Final = 64 * 1024
+"""Parsed at once: the target is at work on one batch meanwhile, and stands still while more than that is parsed."""
+_LARGER: Final = 3
+"""Batches of a snapshot are so many times larger in commands than the stream's: keys cost a target little, each round
+trip of a gated batch costs it a pause. Their bound in bytes is the same.
+"""
 _LEAST_BYTES: Final = 4096
 _HEADER_BYTES: Final = 9
 _NO_SUCH_TYPE: Final = 127
@@ -82,7 +88,7 @@ class SnapshotRun:
         )
         self._restorer.slotted = isinstance(session.writer, ClusterWriter)
         self._restorer.encodes = transform.identity and not self._restorer.slotted
-        commands = 1 if session.troubles.snapshot_single else config.batch_commands
+        commands = 1 if session.troubles.snapshot_single else config.batch_commands * _LARGER
         self._builder = Builder(
             position.offset, progress, commands, config.batch_bytes, first=contact.first, again=contact.again
         )
@@ -151,10 +157,11 @@ class SnapshotRun:
                 if not reader.version:
                     ended = await self._begin(reader, data[:_HEADER_BYTES])
                     data = data[_HEADER_BYTES:]
-                events = deque(reader.feed(data))
-                while events:  # each is let go as it is dealt with: values are long
-                    ended = ended or isinstance(events[0], End)
-                    await self._event(events.popleft())
+                for at in range(0, len(data), _PARSE_BYTES):
+                    events = deque(reader.feed(data[at : at + _PARSE_BYTES]))
+                    while events:  # each is let go as it is dealt with: values are long
+                        ended = ended or isinstance(events[0], End)
+                        await self._event(events.popleft())
                 shown.bytes_done = reader.offset
                 if reader.offset > self.progress:
                     await pace.spent(len(data))

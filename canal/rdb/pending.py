@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Final, final
 
 from canal.rdb.events import Event, Key, KeyEnd, KeyStart, ValuePart
+from canal.rdb.lzf_stream import Unpacker
 from canal.rdb.types import EACH, STREAMED, Program
 from canal.rdb.walk import Walker
+from canal.rdb.wire import Malformed
 
 PART_BYTES: Final = 64 << 10  # parts are collected up to this size before they are handed over
 
@@ -209,6 +211,47 @@ class PendingString:
             out.append(ValuePart(piece, 0, base + pos))
             self.left -= len(piece)
             pos += len(piece)
+        if self.left:
+            self.need = len(buf) + 1
+        else:
+            out.append(KeyEnd(base + pos))
+        return pos
+
+
+@final
+class PackedString:
+    """A compressed string whose text is longer than the bound, unpacked and given away as it arrives.
+
+    ``packed``, ``length``: bytes as it stands and of its text; ``at``: offset of the string, which errors name.
+    """
+
+    __slots__ = ("at", "left", "need", "record", "unpacker")
+
+    def __init__(self, record: Record, packed: int, length: int, at: int, out: list[Event]) -> None:
+        self.record = record
+        self.at = at
+        self.left = packed
+        self.need = 0
+        self.unpacker = Unpacker(length)
+        out.append(record.start(b"", length, None))
+
+    @property
+    def done(self) -> bool:
+        return self.left == 0
+
+    def run(self, buf: bytes, pos: int, base: int, out: list[Event]) -> int:
+        """As PendingValue.run."""
+        piece = buf[pos : pos + self.left]
+        try:
+            text = self.unpacker.feed(piece)
+            self.left -= len(piece)
+            if self.left == 0:
+                self.unpacker.finish()
+        except Malformed as bad:
+            raise Malformed(bad.message, self.at - base) from None
+        if text:
+            out.append(ValuePart(text, 0, base + pos))
+        pos += len(piece)
         if self.left:
             self.need = len(buf) + 1
         else:

@@ -45,6 +45,7 @@ SHAPES: Final[dict[int, int]] = {
 _CRC64: Final = anycrc.Model("CRC64-REDIS")
 _LZF_RATIO: Final = 90  # see canal.rdb.wire
 _LONG: Final = 1 << 20
+_LONG_TEXT: Final = 8 << 20  # longer strings come in parts: see canal.rdb.reader
 _RESERVED: Final = 12  # length of the prefix that is looked for
 _TABLE: Final = 1024
 _SETS: Final = [b"*3\r\n$3\r\nSET\r\n$%d\r\n" % size for size in range(_TABLE)]
@@ -343,6 +344,8 @@ class PlainKeys:
                     packed_at = skip_length(buf, value_at + 1, end)
                     unpacked = length(buf, packed_at, end)
                     packed_at = skip_length(buf, packed_at, end)
+                    if unpacked > _LONG_TEXT or unpacked > max_value:
+                        break
                     try:
                         text = unpack(buf[packed_at:after], unpacked)
                     except Malformed:

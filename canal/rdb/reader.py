@@ -15,7 +15,7 @@ import anycrc
 from canal.errors import RdbError
 from canal.rdb.events import End, Event, HashTemplate, Header, Key, ResumePoint, SelectDb
 from canal.rdb.packed import first_entry
-from canal.rdb.pending import Held, PendingString, PendingValue, Record
+from canal.rdb.pending import Held, PackedString, PendingString, PendingValue, Record
 from canal.rdb.plain import PlainKeys
 from canal.rdb.records import long_event, long_record, read_record
 from canal.rdb.types import (
@@ -38,7 +38,7 @@ from canal.rdb.types import (
     Program,
 )
 from canal.rdb.walk import walk_elements
-from canal.rdb.wire import Malformed, Short, read_length, read_string, skip_string
+from canal.rdb.wire import LZF, Malformed, Short, packed_size, read_length, read_string, skip_string
 
 STREAM_ABOVE: Final = 64 << 20
 MAX_ELEMENT: Final = 1 << 30
@@ -92,7 +92,7 @@ class RdbReader:
         self._db = 0
         self._templates: dict[int, tuple[bytes, ...]] = {}
         self._grammar: dict[int, Program] = {}
-        self._value: PendingValue | PendingString | None = None
+        self._value: PendingValue | PendingString | PackedString | None = None
         self._held: Held | None = None
         self._held_opcode = 0
         self._forget_record()
@@ -272,6 +272,9 @@ class RdbReader:
                     if after - at > string_bound and op == STRING and first < _SPECIAL:
                         self._begin_string(key, at, out)
                         return
+                    if first == LZF and op == STRING and packed_size(buf, at)[1] > string_bound:
+                        self._begin_packed(key, at, out)
+                        return
                     if after > end:
                         raise Short(after)
                 else:
@@ -325,7 +328,12 @@ class RdbReader:
         self._value = PendingString(self._take_record(key, STRING), length, out)
         self._pos = pos
 
-    def _continue_value(self, value: PendingValue | PendingString, out: list[Event]) -> None:
+    def _begin_packed(self, key: bytes, at: int, out: list[Event]) -> None:
+        packed, length, pos = packed_size(self._buf, at)
+        self._value = PackedString(self._take_record(key, STRING), packed, length, self._base + at, out)
+        self._pos = pos
+
+    def _continue_value(self, value: PendingValue | PendingString | PackedString, out: list[Event]) -> None:
         try:
             self._pos = value.run(self._buf, self._pos, self._base, out)
         except Malformed as bad:

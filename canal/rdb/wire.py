@@ -17,7 +17,7 @@ import lzf
 # A compressed byte stands for at most 264/3 bytes of text: an honest length never exceeds this ratio.
 _LZF_RATIO: Final = 90
 _INT_BYTES: Final = {0xC0: 1, 0xC1: 2, 0xC2: 4}
-_LZF: Final = 0xC3
+LZF: Final = 0xC3
 
 
 class Short(Exception):
@@ -72,7 +72,7 @@ def skip_string(buf: bytes, pos: int) -> int:
     if first < 0xC0:
         length, pos = read_length(buf, pos)
         return pos + length
-    if first == _LZF:
+    if first == LZF:
         packed, pos = read_length(buf, pos + 1)
         _, pos = read_length(buf, pos)
         return pos + packed
@@ -98,16 +98,24 @@ def read_string(buf: bytes, pos: int) -> tuple[bytes, int]:
     if first < 0xC0:
         _, start = read_length(buf, pos)
         return buf[start:end], end
-    if first == _LZF:
+    if first == LZF:
         return _decompress(buf, pos), end
     return b"%d" % int.from_bytes(buf[pos + 1 : end], "little", signed=True), end
 
 
-def _decompress(buf: bytes, at: int) -> bytes:
+def packed_size(buf: bytes, at: int) -> tuple[int, int, int]:
+    """Of the compressed string at ``at``: its packed bytes, those of its text, where the packed ones begin. Raises
+    Short, and Malformed where the one cannot be the other's size.
+    """
     packed, pos = read_length(buf, at + 1)
     length, pos = read_length(buf, pos)
     if length > packed * _LZF_RATIO:
         raise Malformed(f"{packed} LZF bytes cannot expand to {length}", at)
+    return packed, length, pos
+
+
+def _decompress(buf: bytes, at: int) -> bytes:
+    packed, length, pos = packed_size(buf, at)
     if length == 0:
         if packed == 0:
             return b""

@@ -75,7 +75,8 @@ def test_never_takes_a_snapshot_when_the_stream_was_lost(redis_server: StartServ
     source.restart(graceful=False)
     write(source, 90)
     source.client().set("k:0", "new")
-    with link.again() as later:
+    with link.again() as later:  # it may go on streaming before the source says that it has lost the stream
+        later.until(lambda: later.status.snapshot.finished, what="a snapshot is applied")
         later.streaming()
         assert later.status.snapshot.stale_deleted == 10
         assert_equal(source, target)

@@ -328,8 +328,8 @@ def test_a_string_in_parts_is_the_string(piece: int) -> None:
 def test_what_has_no_elements_comes_whole_whatever_its_length() -> None:
     module = length(MODULE_ID) + b"\x05" + string(b"x" * 500) + b"\x00"
     packed = string(b"y" * 500)
-    compressed = lzf_literal(b"z" * 500)
-    data = rdb(key(7, b"m", module), key(10, b"l", packed), key(0, b"s", compressed))
+    compressed = lzf_literal(b"z" * 500)  # of a collection; strings of themselves come in parts: test_rdb_lzf.py
+    data = rdb(key(7, b"m", module), key(10, b"l", packed), key(10, b"c", compressed))
     assert [k.value for k in keys_with(data, 100)] == [module, packed, compressed]
 
 
