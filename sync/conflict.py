@@ -30,6 +30,7 @@ Source = tuple[int, bytes]
 
 _SNAPSHOT: Final = (b"snapshot", b"first", b"again")
 _SILENT_S: Final = 30.0
+_PROMPT_S: Final = 2.0
 _AGAIN_S: Final = 2.0
 _STALE_S: Final = 30.0
 _MOST_PENDING: Final = 100_000
@@ -57,10 +58,12 @@ class _Pending:
     positions: dict[str, int]  # of the writes that everybody has to see
     since: float
     acting: bool  # it is for us to echo it
+    disputed_at: float  # by the newest write
     asked_at: float = 0.0
     echoed_at: int = 0  # our echo stands in our stream there
     again: bool = False  # written concurrently once more after our echo
     twice: bool = False  # echoed once more after all had seen both writes
+    marked: bool = False  # told by other things than the stream, which cannot be read again
 
 
 @dataclass(slots=True)
@@ -76,6 +79,7 @@ class Figures:
 class Conflicts:
     """See the module's text. ``here``: the source's datacenter. ``floor``: what is not known of the stream up to there
     counts as written. ``clock``: monotonic seconds. ``delay_s``: how long to leave the first echo to another link.
+    ``there``: the datacenter that our link writes to, whose server can be asked for an echo.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Conflicts:
         max_keys: int = 250_000,
         commutative: bool = False,
         delay_s: float = 0.0,
+        there: str = "",
         clock: Callable[[], float] = time.monotonic,
         on_conflict: Callable[[Conflict], None] = lambda conflict: None,
     ) -> None:
@@ -98,12 +103,15 @@ class Conflicts:
         self.own: Vector = {}
         self._needed: Vector = {}
         self.asks: dict[Place, None] = {}  # to be echoed here; taken by the owner
+        self.prompts: dict[Place, None] = {}  # likewise, at ``there``
         self.strangers: dict[str, str] = {}  # datacenter -> fingerprint, where its policy is another one
         self.pending: dict[Place, _Pending] = {}
+        self.settled_to = -1  # reading again from here finds every conflict that is not settled, but for marked ones
         self.quiet = False  # what is read is known already: nothing is told or counted
         self._on_conflict = on_conflict
         self._clock = clock
         self._delay_s = delay_s
+        self._there = there
         self._peers = [name for name in homes.datacenters if name != here]
         self._lines = {name: Line() for name in homes.datacenters}
         names = [here] if len(self._peers) == 1 else homes.datacenters
@@ -242,9 +250,11 @@ class Conflicts:
         for argv in flowing:
             self._tagged_flow(origin, db, argv, checks)
 
-    def _restate(self, place: Place) -> None:
-        """A copy that we made of a key which is not what it was: where the copying had no effect elsewhere, its home's
-        stream says nothing of it, so it is echoed once from here; the home settles what that meets.
+    def restate(self, place: Place) -> None:
+        """Echo a disputed key once from here, since its home may not know of the dispute; it settles what that meets.
+
+        So for a copy that we made of a key which is not what it was: where the copying had no effect elsewhere, its
+        home's stream says nothing of it.
         """
         entry = self.pending[place]
         if not entry.acting and not entry.asked_at:
@@ -275,7 +285,7 @@ class Conflicts:
                 if output != place and by != origin and at > self._vector.get(by, -1):
                     self._conflict(output, (by, at), (origin, self._position), "read")
                     if by == self.here:
-                        self._restate(output)
+                        self.restate(output)
         for name, window, limit in checks:
             at = window.get(place)
             if at <= limit and (window.floor <= limit or self._in_snapshot):
@@ -338,6 +348,7 @@ class Conflicts:
         """A key that was found to differ in another way: an unexpected reply, a broken order."""
         end = self.local_window.last
         self._conflict(place, (self.here, end), (self.here, end), reason)
+        self.pending[place].marked = True
 
     def _conflict(
         self, place: Place, first: tuple[str, int], second: tuple[str, int], reason: str = "concurrent"
@@ -349,7 +360,7 @@ class Conflicts:
             if len(self.pending) >= _MOST_PENDING:
                 self.pending.pop(next(iter(self.pending)))
                 self.figures.given_up += 1
-            entry = self.pending[place] = _Pending({}, now, winner == self.here)
+            entry = self.pending[place] = _Pending({}, now, winner == self.here, now)
             if entry.acting and self._delay_s == 0.0:
                 self._ask(place, entry)
         elif entry.acting:
@@ -357,6 +368,7 @@ class Conflicts:
         for name, offset in (first, second):
             entry.positions[name] = max(offset, entry.positions.get(name, -1))
         entry.twice = False
+        entry.disputed_at = now
         self._moved = True
         if not self.quiet:
             self.figures.conflicts += 1
@@ -385,9 +397,13 @@ class Conflicts:
             if self._commuting is not None:
                 self._commuting.expire(self.here, oldest)
         self._moved = False
+        disputed = [at for entry in self.pending.values() if (at := entry.positions.get(self.here)) is not None]
+        self.settled_to = min([oldest, *disputed]) - (1 if disputed else 0)
         for place, entry in list(self.pending.items()):
             if entry.acting:
                 self._follow_up(place, entry, oldest, now)
+            elif now - entry.disputed_at > _PROMPT_S and self._prompt(place, entry, now):
+                continue
             elif now - entry.since > _SILENT_S:
                 self._stand_in(place, entry, now)
 
@@ -417,11 +433,23 @@ class Conflicts:
         elif entry.again and now - entry.asked_at > _AGAIN_S:
             self._ask(place, entry)
 
+    def _prompt(self, place: Place, entry: _Pending, now: float) -> bool:
+        """The home has all the writes in dispute, and no echo came: a write that had no effect there is not in its
+        stream, so it may not know of the dispute. Its server is asked for the echo from here.
+        """
+        if self._there != self.homes.home(place) or not self._has_seen(self._there, entry):
+            return False
+        entry.disputed_at = now
+        self.prompts[place] = None
+        return True
+
+    def _has_seen(self, name: str, entry: _Pending) -> bool:
+        known = self._known.get(name, {})
+        return all(known.get(one, -1) >= offset for one, offset in entry.positions.items())
+
     def _stand_in(self, place: Place, entry: _Pending, now: float) -> None:
         """The home is silent: the next in the circle echoes. Or it saw no conflict, and nothing is waited for."""
-        home = self.homes.home(place)
-        known = self._known.get(home, {})
-        if all(known.get(name, -1) >= offset for name, offset in entry.positions.items()):
+        if self._has_seen(self.homes.home(place), entry):
             # Alive, then: to echo another state over its own would undo writes that nobody else made.
             del self.pending[place]
             return

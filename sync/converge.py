@@ -25,11 +25,14 @@ from sync.config import LinkConfig
 from sync.conflict import Conflict, Conflicts
 from sync.conflictlog import ConflictLog
 from sync.echo import Echoed, Echoer, EchoFigures
+from sync.effects import is_usual
+from sync.expiry import is_conditional
 from sync.homes import Homes, Place
 from sync.seen import format_seen, parse_position, parse_seen
 from sync.status import LinkStatus
 from sync.tag import is_reserved
-from sync.unit import Dropped, Piece, Rules, UnitReader
+from sync.unit import Dropped, Piece, Rules, UnitReader, Watch
+from sync.unjudged import Judged, Unjudged
 from sync.watch import SourceWatch
 from sync.window import places_written
 from sync.windowfile import Boundary
@@ -107,6 +110,8 @@ class Converge:
         self._saved: tuple[int, int] | None = None
         self._floor = -1  # where the session's window began; -1 once everybody has seen that
         self._late: dict[Place, tuple[str, int]] = {}
+        self._judged: Judged | None = None  # as far as replies were looked at
+        self._judged_saved: Judged | None = None
         status.home, status.homes_fingerprint = str(self.homes), self.homes.fingerprint
 
     async def run(self) -> None:
@@ -150,6 +155,7 @@ class Converge:
         past = None
         if snapshot:
             Boundary.forget(config.state_dir)
+            Judged.forget(config.state_dir)
         for known in () if snapshot else (Boundary.load(config.state_dir), Boundary.parse(stored)):
             if past is None and known is not None and known.place.offset <= start.offset:
                 past = known if journal.covers(known.place) else None
@@ -158,8 +164,10 @@ class Converge:
                 log.info("what was written before offset %d is not in the journal: it counts as written", start.offset)
             past = Boundary(str(start), db, seen, start.offset)
             self._keep(past)
+        judged = None if snapshot else self._judged or Judged.load(config.state_dir) or Judged(past.place, past.db)
         self._saved, self._floor = None, past.floor
         others = [name for name in self.homes.datacenters if name != config.source_dc]
+        disputed = list(self.conflicts.pending) if self.conflicts is not None and not snapshot else []
         found = self.conflicts = Conflicts(
             config.source_dc,
             self.homes,
@@ -167,11 +175,25 @@ class Converge:
             max_keys=config.window_max_keys,
             commutative=config.commutative,
             delay_s=others.index(config.target_dc) * _DELAY_S,
+            there=config.target_dc,
             on_conflict=self._log.add,
         )
         found.start(past.seen, journal.replids)
         if past.place.offset < start.offset:
+            found.quiet = True  # applied, and not yet seen by everybody
             await self._read_again(capture, rules, found, past.place.offset, past.db, start.offset, wake)
+            found.quiet = False
+            found.progress()
+        if judged is not None and judged.position.offset < start.offset and journal.covers(judged.position):
+            lost = Unjudged(rules.drop)
+            await self._read_again(capture, rules, lost, judged.position.offset, judged.db, start.offset, wake)
+            if lost.places:
+                log.info("replies about %d keys were lost: their homes write them again", len(lost.places))
+            self.differs(lost.places, "reply lost")
+        found.quiet = True
+        self.differs(disputed, "not settled")
+        found.quiet = False
+        self.judged(start, db)
         return found
 
     def _keep(self, boundary: Boundary) -> None:
@@ -181,15 +203,14 @@ class Converge:
             boundary.save(self._config.state_dir)
 
     async def _read_again(
-        self, capture: Capture, rules: Rules, found: Conflicts, begin: int, db: int, end: int, wake: asyncio.Event
+        self, capture: Capture, rules: Rules, watch: Watch, begin: int, db: int, end: int, wake: asyncio.Event
     ) -> None:
-        """The stretch of the stream that is applied, and not yet seen by everybody."""
+        """Show ``watch`` a stretch of the stream that is applied."""
         past = Rules(
-            rules.source_dc, rules.drop, dict(rules.plain), lambda *_: Dropped("known"), flush="replay", watch=found
+            rules.source_dc, rules.drop, dict(rules.plain), lambda *_: Dropped("known"), flush="replay", watch=watch
         )
         units = UnitReader(begin, db, past)
         reader = capture.reader(begin, wake.set)
-        found.quiet = True
         try:
             offset, spent = begin, 0
             while offset < end:
@@ -205,11 +226,10 @@ class Converge:
                 if spent > _SLICE_BYTES:
                     spent = 0
                     await asyncio.sleep(0)
-                    found.progress()
+                    if isinstance(watch, Conflicts):
+                        watch.progress()
         finally:
             reader.close()
-            found.quiet = False
-        found.progress()
 
     # --- while the session runs ---
 
@@ -224,6 +244,9 @@ class Converge:
         asks = found.take_asks()
         if asks:
             self._source.ask(asks)
+        if found.prompts:
+            self._target.ask(found.prompts)
+            found.prompts.clear()
         self._mind_late(found)
         self._suspend(found)
         if now >= self._next_save:
@@ -231,6 +254,7 @@ class Converge:
             found.learn(capture.journal.replids)
             self._log.flush()
             self._save(capture, watch, found)
+            self._save_judged()
         self._show(found)
 
     def keep_from(self, applied: int) -> int:
@@ -239,10 +263,10 @@ class Converge:
         if found is None:
             return applied
         bound = self._config.journal.max_bytes // 2 or _KEEP_BYTES
-        return max(min(applied, found.oldest_seen), applied - min(bound, _KEEP_BYTES))
+        return max(min(applied, found.settled_to), applied - min(bound, _KEEP_BYTES))
 
     def _save(self, capture: Capture, watch: SourceWatch, found: Conflicts) -> None:
-        oldest = found.oldest_seen
+        oldest = found.settled_to
         at = watch.boundary_before(oldest)
         if at is None or at == self._saved:
             return
@@ -299,6 +323,20 @@ class Converge:
         self.differs(places_of(db, argv), "reply")
         return True
 
+    def unlike(self, db: int, argv: list[bytes]) -> None:
+        """A command had no effect at the target where it must have had one, or where that cannot be told."""
+        if is_conditional(argv):
+            # An expired key that lives on at the target. Nobody meant the key's end, so the living one is written
+            # again; where both wrote it since, that is a conflict as any other.
+            self._target.ask([(db, argv[3])])
+        elif is_usual(argv) and self.conflicts is not None:
+            self.conflicts.quiet = True
+            self.differs(places_written(db, argv), "reply")
+            self.conflicts.quiet = False
+        else:
+            self._status.conflicts_marked += 1
+            self.differs(places_of(db, argv), "reply")
+
     def differs(self, places: Iterable[Place], reason: str) -> None:
         """Keys that are not the same on both sides: their home is made to echo them."""
         found = self.conflicts
@@ -308,6 +346,20 @@ class Converge:
                 found.mark(place, reason)
             if home == self._config.target_dc:
                 self._target.ask([place])
+            elif found is not None:
+                found.restate(place)
+
+    def judged(self, position: Position, db: int) -> None:
+        """Replies to all writes up to there were looked at."""
+        self._judged = Judged(position, db)
+
+    def _save_judged(self) -> None:
+        """Not while there is a conflict that reading the stream again would not find."""
+        marked = self.conflicts is not None and any(entry.marked for entry in self.conflicts.pending.values())
+        if self._judged is not None and self._judged != self._judged_saved and not marked:
+            with contextlib.suppress(OSError):
+                self._judged.save(self._config.state_dir)
+                self._judged_saved = self._judged
 
     def broke_order(self, pieces: Iterable[Piece], name: str, offset: int) -> None:
         """A batch goes before what it builds on: its keys are echoed from here once the target has that."""
@@ -331,6 +383,7 @@ class Converge:
     def close(self) -> None:
         """The link ends."""
         self._log.flush()
+        self._save_judged()
 
 
 def places_of(db: int, argv: list[bytes]) -> list[Place]:

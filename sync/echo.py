@@ -253,7 +253,8 @@ class Echoer:
     async def _woken(self, within_s: float | None) -> bool:
         """Wait until there is something to look at; False when that took longer."""
         try:
-            await asyncio.wait_for(self._wake.wait(), within_s)
+            async with asyncio.timeout(within_s):
+                await self._wake.wait()
         except TimeoutError:
             return False
         self._wake.clear()

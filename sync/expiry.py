@@ -21,18 +21,41 @@ _TABLES: Final = 256
 _MASK: Final = (1 << 64) - 1
 _SLACK_MS: Final = 2
 
-DELETE_IF: Final = b"""\
-local left = redis.call('PTTL', KEYS[1])
-if left == -2 then return 1 end
-if left == -1 then
-  if ARGV[2] == '1' then return 0 end
-  return redis.call('DEL', KEYS[1])
+_ENDS: Final = b"""\
+local function ends(key, left)
+  local at = redis.pcall('PEXPIRETIME', key)
+  if type(at) == 'number' then return at, 0 end
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000) + left, 2
 end
-local time = redis.call('TIME')
-if time[1] * 1000 + math.floor(time[2] / 1000) + left <= tonumber(ARGV[1]) then return redis.call('DEL', KEYS[1]) end
-return 0
 """
-"""ARGV: the deadline that passed at the source (unix ms, with slack), and 1 when it is sure. 0: the key was kept."""
+DELETE_HEAD: Final = (
+    _ENDS
+    + b"""\
+local function delete_if(key, deadline, sure, hash)
+  local left = redis.call('PTTL', key)
+  if left == -2 then return 1 end
+  if left == -1 then
+    if sure == '1' then return 0 end
+    return redis.call('DEL', key)
+  end
+  local at, slack = ends(key, left)
+  if at <= tonumber(deadline) then return redis.call('DEL', key) end
+  if hash and hash ~= '' then
+    local held = redis.pcall('HMGET', hash, key)
+    held = held[1] and string.match(held[1], '^%d+')
+    if held and math.abs(tonumber(held) - at) <= slack then return redis.call('DEL', key) end
+  end
+  return 0
+end
+"""
+)
+"""Lua: ``delete_if(key, deadline, sure, hash)``, as `DELETE_IF` does it."""
+
+DELETE_IF: Final = DELETE_HEAD + b"return delete_if(KEYS[1], ARGV[1], ARGV[2], ARGV[3])\n"
+"""ARGV: the deadline that passed at the source (unix ms, with slack), 1 when it is sure, and the hash of `sync.held` or
+nothing: a deadline that we held off ourselves is nobody's fresh one. 0: the key was kept.
+"""
 
 
 class Deadlines:
@@ -128,10 +151,13 @@ LOOKED_AT: Final = frozenset(
 
 
 class ExpiryRule:
-    """Judges deletes. ``offset_ms``: the source's clock minus ours, for telling what had passed there."""
+    """Judges deletes. ``offset_ms``: the source's clock minus ours, for telling what had passed there. ``held``: the
+    hash of `sync.held`, empty where there is none.
+    """
 
-    def __init__(self, deadlines: Deadlines) -> None:
+    def __init__(self, deadlines: Deadlines, held: bytes = b"") -> None:
         self.deadlines = deadlines
+        self.held = held
         self.offset_ms = 0
         self.conditional = 0  # deletes sent with a condition
 
@@ -182,7 +208,15 @@ class ExpiryRule:
             return None
         self.conditional += len(passed)
         out = [
-            [b"EVAL", DELETE_IF, b"1", key, b"%d" % (abs(deadline) + _SLACK_MS), b"1" if deadline > 0 else b"0"]
+            [
+                b"EVAL",
+                DELETE_IF,
+                b"1",
+                key,
+                b"%d" % (abs(deadline) + _SLACK_MS),
+                b"1" if deadline > 0 else b"0",
+                self.held,
+            ]
             for key, deadline in passed
         ]
         gone = {key for key, _ in passed}
@@ -201,7 +235,7 @@ def _option(argv: list[bytes], start: int) -> int:
 
 def is_conditional(argv: list[bytes]) -> bool:
     """True for the conditional deletes made here."""
-    return len(argv) == 6 and argv[0] == b"EVAL" and argv[1] == DELETE_IF
+    return len(argv) == 7 and argv[0] == b"EVAL" and argv[1] == DELETE_IF
 
 
-__all__ = ["DELETE_IF", "LOOKED_AT", "Deadlines", "ExpiryRule", "is_conditional"]
+__all__ = ["DELETE_HEAD", "DELETE_IF", "LOOKED_AT", "Deadlines", "ExpiryRule", "is_conditional"]

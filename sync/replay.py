@@ -25,6 +25,7 @@ from sync.deadline_scan import scan_deadlines
 from sync.expiry import Deadlines, ExpiryRule
 from sync.failover import Fork
 from sync.heartbeat import Heartbeat
+from sync.held import held_key, read_held
 from sync.linkstate import LinkState
 from sync.order import Order
 from sync.preflight import (
@@ -57,7 +58,7 @@ from sync.target.cluster.writer import ClusterWriter, open_writer
 from sync.target.connection import Connection, connect
 from sync.target.duplicates import claim_source, refuse_duplicate
 from sync.target.fence import Fence, databases, may_join, read_checkpoint, server_info
-from sync.target.standalone import GUARD, BatchRefused
+from sync.target.standalone import BatchRefused, guard
 from sync.throttle import Throttle
 from sync.transform import Transform
 from sync.troubles import Troubles
@@ -107,7 +108,8 @@ class Replay:
         self._members: list[bytes] = []  # of the set of keys that wait to be fetched
         self._found_at = 0  # newest position found in the target's checkpoint
         self._asked_always = False
-        self._expiry = ExpiryRule(Deadlines(config.expiry_max_keys)) if config.two_way else None
+        self._held_key = held_key(config.task, config.shard) if config.two_way else b""
+        self._expiry = ExpiryRule(Deadlines(config.expiry_max_keys), self._held_key) if config.two_way else None
         group = config.source.group
         shard = group is not None and group.kind == "shard"
         self.slots = SlotKeeper(config, status, self._transform, wake.set) if shard else None
@@ -418,9 +420,14 @@ class Replay:
             self._members = cluster.fence.records.fetches()
         else:
             if guarded:
-                await conn.call(b"SCRIPT", b"LOAD", GUARD)
+                await conn.call(b"SCRIPT", b"LOAD", guard(config.two_way)[0])
             self._members = await conn.call(b"SMEMBERS", refetch_key(config.task, config.shard))
         count = await databases(conn)
+        if self._held_key and cluster is None and not self._ttl_memory.remembers:
+            self._ttl_memory.held = await read_held(conn, self._held_key)
+            self._ttl_memory.remembers = True
+        elif cluster is not None and self._expiry is not None:
+            self._expiry.held = b""
         # one way only: two ways, the other link looks at every command here for what it does to its key
         join = cluster is None and not config.two_way and await may_join(conn, self._key)
         form = Form(join=join, compact=config.compact)

@@ -19,9 +19,11 @@ from sync.batch import Batch, Batcher, command_at, without
 from sync.config import LinkConfig
 from sync.converge import Converge
 from sync.deadletter import DeadLetters, describe
+from sync.effects import without_effect
 from sync.expiry import Deadlines
 from sync.fetch import fetch
 from sync.heartbeat import Heartbeat
+from sync.held import held_key, record
 from sync.letters import Requests
 from sync.lookahead import Lookahead
 from sync.order import Order
@@ -110,6 +112,7 @@ class Session:
                 on_commit=self._commit,
                 wake=wake.set,
                 form=form,
+                judge=self._without_effect if config.two_way else None,
             )
         )
         self.pacing = None if guarded else Pacing(config.batch_commands, config.batch_bytes, fence.rtt)
@@ -211,6 +214,7 @@ class Session:
                     throttle.spend(batch.count, batch.size)
                 if self.order is not None and self.order.broken:
                     self._goes_ahead(batch)
+                self._remember_held(batch)
                 writer.submit(batch)
             if single and units.position >= self.troubles.single_until:
                 single = False
@@ -255,6 +259,18 @@ class Session:
                 self._bare(units)
             wake.clear()
             await wake.wait()
+
+    def _remember_held(self, batch: Batch) -> None:
+        """Two ways: deadlines held off since the last batch are in this one or later, and remembered with it."""
+        memory = self.ttl_memory
+        if memory is None or not memory.fresh or not batch.units:
+            return
+        commands = record(held_key(self.config.task, self.config.shard), memory.fresh)
+        memory.fresh = {}
+        unit = unit_of(commands, batch.units[-1].end, batch.units[-1].db, batch.last_received_ms)
+        batch.units.append(unit)  # the last one: what was seen before the first is said of the batch
+        batch.count += unit.count
+        batch.size += unit.size
 
     def _goes_ahead(self, batch: Batch) -> None:
         """A batch that the target gets before what it builds on."""
@@ -487,9 +503,18 @@ class Session:
             self.guard.committed(batch.end)
         if self.throttle.on:
             self.throttle.committed(latency_s)
+        if self.converge is not None:
+            self.converge.judged(Position(self.last_replid, batch.end), batch.db)
         self.watch.note_boundary(batch.end, batch.db)
         self.capture.journal.release(batch.end if self.converge is None else self.converge.keep_from(batch.end))
         self.capture.journal.mark(batch.end, batch.db)
+
+    def _without_effect(self, batch: Batch, numbers: list[int]) -> None:
+        """Two ways: these commands were answered by 0 or nil. Where they had to do something, their keys differ."""
+        if self.converge is None or batch.snapshot or self.capture.generation != self.generation:
+            return
+        for db, argv in without_effect(batch, numbers):
+            self.converge.unlike(db, argv)
 
     def _failed(self, batch: Batch, failures: Failures) -> None:
         for number, text in failures:

@@ -74,6 +74,8 @@ class TtlMemory:
     held: dict[Place, tuple[int, int]] = field(default_factory=dict)
     suspects: set[Place] = field(default_factory=set)
     held_off: int = 0  # how many deadlines were held off
+    fresh: dict[Place, tuple[int, int]] = field(default_factory=dict)  # of ``held``, to be remembered at the target
+    remembers: bool = False  # two ways: conditional deletes have to know
     note: Callable[[], None] | None = None  # called once when keys with a TTL are first met
 
     def met(self) -> None:
@@ -86,6 +88,8 @@ class TtlMemory:
     def hold(self, place: Place, true: int, held: int, now: int) -> None:
         """Remember a deadline that has to be put right, unless the stream brings the key's end before."""
         self.held_off += 1
+        if self.remembers and len(self.fresh) < _MOST_HELD:
+            self.fresh[place] = (true, held)
         if true > now:
             if len(self.held) >= _MOST_HELD and place not in self.held:
                 self.held = {one: times for one, times in self.held.items() if times[0] > now}
@@ -332,7 +336,7 @@ class TtlGuard:
         """Plain commands on their way: the deadlines in them are held off where they are near."""
         now = time.time_ns() // 1_000_000
         held = self._later(now)
-        out, due = hold_off(raw, self._margin(now), now, b"%d" % held)
+        out, due = hold_off(raw, self._margin(now), 0 if self._two_way else now, b"%d" % held)
         if out is not raw:
             self._met()
             for key, true in due:

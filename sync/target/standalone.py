@@ -26,6 +26,8 @@ import hiredis
 from canal.errors import CanalError, Unreachable, Unready
 from canal.resp import encode
 from sync.batch import Batch
+from sync.effects import JUDGED, may_be_empty, nothing
+from sync.expiry import DELETE_HEAD
 from sync.render import EXEC, MULTI, RAW, Failures, Form, Rendered, render, script_form
 from sync.tag import Tagger
 from sync.target.connection import MAX_REPLY, Connection
@@ -34,24 +36,17 @@ from sync.target.errors import classify, is_transient
 _LONG: Final = 1 << 20
 _TEXT: Final = 1000  # of an error that is passed on
 
-GUARD: Final = b"""\
+_GUARD: Final = b"""\
 redis.call('SELECT', 0)
 local found = redis.call('HMGET', KEYS[1], 'pos', 'epoch', 'snap')
 if (found[1] or '') ~= ARGV[1] or (found[2] or '0') ~= ARGV[2] or (found[3] or '0') ~= ARGV[3] then
   return redis.error_reply('MOVED_ON checkpoint is ' .. tostring(found[1]) .. ' epoch ' .. tostring(found[2]))
 end
-local function delete_if(key, deadline, sure)
-  local left = redis.call('PTTL', key)
-  if left == -2 or (left == -1 and sure == '1') then return 0 end
-  if left >= 0 then
-    local time = redis.call('TIME')
-    if time[1] * 1000 + math.floor(time[2] / 1000) + left > tonumber(deadline) then return 0 end
-  end
-  return redis.call('DEL', key)
-end
+--[[delete_if]]
 -- names that are looked up for every command are made local: a third less of the target's CPU
 local ARGV, unpack, pcall, type, tonumber = ARGV, unpack, redis.pcall, type, tonumber
 local failed = {}
+local judged = {--[[names]]}
 local at, number, total = 4, 0, #ARGV
 while at <= total do
   local argc = tonumber(ARGV[at])
@@ -60,13 +55,14 @@ while at <= total do
   else
     local reply
     if ARGV[at + 1] == 'EVAL' then  -- scripts cannot call scripts: the only one that comes here is sync.expiry's
-      reply = delete_if(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
+      reply = delete_if(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7])
     else
       reply = pcall(unpack(ARGV, at + 1, at + argc))
     end
     if type(reply) == 'table' and reply.err then
       failed[#failed + 1] = number
       failed[#failed + 1] = reply.err
+    --[[empty]]
     end
   end
   at = at + argc + 1
@@ -74,7 +70,23 @@ while at <= total do
 end
 return failed
 """
-GUARD_SHA: Final = hashlib.sha1(GUARD).hexdigest().encode()
+_JUDGING: Final = b"""\
+elseif (reply == 0 or reply == -1 or not reply or (type(reply) == 'table' and not reply.ok and #reply == 0))
+      and judged[string.upper(ARGV[at + 1])] then
+      failed[#failed + 1] = number
+      failed[#failed + 1] = ''\
+"""
+GUARD: Final = _GUARD.replace(b"--[[delete_if]]\n", DELETE_HEAD)
+JUDGING_GUARD: Final = GUARD.replace(b"--[[empty]]", _JUDGING).replace(
+    b"--[[names]]", b",".join(b"['%b']=1" % name for name in sorted(JUDGED))
+)
+"""As GUARD, two ways: commands that answered nothing are told too, with no text."""
+
+
+def guard(judging: bool) -> tuple[bytes, bytes]:
+    """The script that guards batches, and its SHA-1."""
+    body = JUDGING_GUARD if judging else GUARD
+    return body, hashlib.sha1(body).hexdigest().encode()
 
 
 class BatchRefused(CanalError):
@@ -99,7 +111,8 @@ class _Flight:
 class Writer:
     """Applies batches in order. ``on_commit(batch, failures)`` is called for each; ``error`` is set when it ended.
 
-    ``wake`` is called whenever there may be room again, or an error.
+    ``wake`` is called whenever there may be room again, or an error. ``judge(batch, numbers)`` is told, before
+    ``on_commit``, which of the user's commands were answered by 0 or nil.
     """
 
     def __init__(
@@ -116,8 +129,11 @@ class Writer:
         wake: Callable[[], None],
         window_bytes: int = 8 << 20,
         form: Form = RAW,
+        judge: Callable[[Batch, list[int]], None] | None = None,
     ) -> None:
         self._replid_at = replid_at
+        self._judge = judge
+        self._sha = guard(judge is not None)[1]
         self.guarded = guarded
         self.error: CanalError | None = None
         self.sent_to = 0  # end of the newest batch submitted
@@ -229,7 +245,7 @@ class Writer:
             return False
         raw, number = arguments
         pos, snap = self._stands
-        head = [b"EVALSHA", GUARD_SHA, b"1", self._tagger.key, pos.encode(), b"%d" % self._epoch, b"%d" % snap]
+        head = [b"EVALSHA", self._sha, b"1", self._tagger.key, pos.encode(), b"%d" % self._epoch, b"%d" % snap]
         parts = [b"*%d\r\n" % (len(head) + number)]
         parts += [b"$%d\r\n%b\r\n" % (len(word), word) for word in head]
         parts.append(raw)
@@ -362,7 +378,8 @@ class Writer:
         """The failed commands of a committed transaction; None when it was not committed (the error is set)."""
         count = flight.rendered.replies
         good = b"+OK\r\n" + b"+QUEUED\r\n" * count + b"*%d\r\n" % count
-        if reply.startswith(good) and reply.find(b"\r\n-", len(good) - 2) < 0:
+        sound = reply.startswith(good) and reply.find(b"\r\n-", len(good) - 2) < 0
+        if sound and (self._judge is None or not may_be_empty(reply, len(good) - 2)):
             return []
         reader = hiredis.Reader()
         reader.feed(reply)
@@ -384,9 +401,18 @@ class Writer:
                 if number in own:
                     self._fail(Unready(f"target: our own command in the transaction failed: {text}"))
                     return None
+            if self._judge is not None:
+                self._judged(flight, [i for i, one in enumerate(result) if nothing(one)])
             return flight.rendered.failures(flight.batch, bad)
         self._aborted(flight, replies)
         return None
+
+    def _judged(self, flight: _Flight, numbers: list[int]) -> None:
+        """Replies of these numbers were 0 or nil."""
+        own = set(flight.rendered.own)
+        theirs: Failures = [(number, "") for number in numbers if number not in own]
+        if theirs and self._judge is not None:
+            self._judge(flight.batch, [number for number, _ in flight.rendered.failures(flight.batch, theirs)])
 
     def _aborted(self, flight: _Flight, replies: list[Any]) -> None:
         """EXECABORT: nothing was applied; the errors at queueing tell why."""
@@ -426,7 +452,10 @@ class Writer:
                 flight = self.in_flight.popleft()
                 self._bytes -= flight.size
                 pairs = zip(reply[::2], reply[1::2], strict=True)
-                failures = flight.rendered.failures(flight.batch, [(int(n), _text(e)) for n, e in pairs])
+                answers = [(int(number), _text(text)) for number, text in pairs]
+                if self._judge is not None:
+                    self._judged(flight, [number for number, text in answers if not text])
+                failures = flight.rendered.failures(flight.batch, [one for one in answers if one[1]])
                 self._on_commit(flight.batch, failures)
                 if self.error is None and not self.in_flight:
                     self._release()

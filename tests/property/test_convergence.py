@@ -20,6 +20,8 @@ command = st.one_of(
     st.tuples(st.just(b"DEL"), key),
     st.tuples(st.just(b"COPY"), key, key, st.just(b"REPLACE")),
     st.tuples(st.just(b"RENAME"), key, key),
+    st.tuples(st.just(b"LPOP"), key),
+    st.tuples(st.just(b"RPOPLPUSH"), key, key),
 ).map(list)
 
 

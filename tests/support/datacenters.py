@@ -1,8 +1,9 @@
 """Datacenters without servers: streams as bytes, links that deliver when they are told, and conflicts as the product
 finds them. For looking at every interleaving of a few writes.
 
-A datacenter knows SET, APPEND, DEL, COPY … REPLACE, RENAME and RESTORE (whose payload is the value). Everything between
-the streams is the product's: `UnitReader`, `Batcher`, `Tagger`, `render`, `Conflicts`.
+A datacenter knows SET, APPEND, DEL, COPY … REPLACE, RENAME, RESTORE (whose payload is the value), and LPOP and RPOPLPUSH
+of values as lists of their bytes. Everything between the streams is the product's: `UnitReader`, `Batcher`, `Tagger`,
+`render`, `Conflicts`, and the table that says which replies are unexpected.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from canal.resp import encode, parse
 from sync.batch import Batch, Batcher
 from sync.conflict import Conflicts
 from sync.converge import FLOWING
+from sync.effects import JUDGED
 from sync.expiry import LOOKED_AT
 from sync.homes import Homes
 from sync.render import EXEC, MULTI, render
@@ -46,7 +48,8 @@ class Datacenter:
             self.stream += raw if len(done) == 1 else MULTI + raw + EXEC
 
     def receive(self, body: bytes) -> list[list[bytes]]:
-        """A link's transaction; its tag alone when nothing else has an effect. Gives the commands with an error."""
+        """A link's transaction; its tag alone when nothing else has an effect. Gives the commands whose reply tells that
+        they met another state: an error, or nothing where something was to be."""
         kept, failed, at = [], [], 0
         while at < len(body):
             found = parse(body, at, len(body))
@@ -54,7 +57,7 @@ class Datacenter:
             argv, after = found
             if self._carry_out(argv):
                 kept.append(body[at:after])
-            elif argv[0] == b"RENAME":
+            elif argv[0] in JUDGED or argv[0] == b"RENAME":
                 failed.append(argv)
             at = after
         self.stream += b"".join(kept) if len(kept) == 1 else MULTI + b"".join(kept) + EXEC
@@ -80,6 +83,15 @@ class Datacenter:
             return data.pop(key, None) is not None
         elif name == b"RESTORE":
             data[key] = argv[3]
+        elif name in (b"LPOP", b"RPOPLPUSH"):
+            if not data.get(key):
+                return False
+            taken = data[key][:1] if name == b"LPOP" else data[key][-1:]
+            data[key] = data[key][1:] if name == b"LPOP" else data[key][:-1]
+            if name == b"RPOPLPUSH":
+                data[argv[2]] = taken + data.get(argv[2], b"")
+            if not data[key]:
+                del data[key]
         elif name in (b"COPY", b"RENAME"):
             if key not in data or key == argv[2]:
                 return False
@@ -95,7 +107,7 @@ class Link:
     def __init__(self, source: Datacenter, target: Datacenter, homes: Homes, direct: tuple[str, ...] = ()) -> None:
         self.source, self.target = source, target
         self.now = 0.0
-        self.conflicts = Conflicts(source.name, homes, clock=lambda: self.now)
+        self.conflicts = Conflicts(source.name, homes, there=target.name, clock=lambda: self.now)
         self.conflicts.start("", [(source.replid, 0)])
         plain = Rewriter(REDIS, REDIS).plain()
         plain = {name: count for name, count in plain.items() if name not in FLOWING and name.upper() not in LOOKED_AT}
@@ -139,6 +151,9 @@ class Link:
         self.conflicts.progress()
         for _, key in self.conflicts.take_asks():
             self.source.echo(key)
+        for _, key in self.conflicts.prompts:
+            self.target.echo(key)
+        self.conflicts.prompts.clear()
 
     @property
     def may_arrive(self) -> bool:
@@ -152,9 +167,12 @@ class Link:
         batch = self.waiting.pop(0)
         for argv in self.target.receive(render(batch, self.tagger, self.source.replid, 0).body):
             for key in argv[1:]:
+                home = self.conflicts.homes.home((0, key))
                 self.conflicts.mark((0, key), "reply")
-                if self.conflicts.homes.home((0, key)) == self.target.name:
+                if home == self.target.name:
                     self.target.echo(key)
+                elif home != self.source.name:
+                    self.conflicts.restate((0, key))
         self.target.applied[self.source.name] = batch.end
 
 

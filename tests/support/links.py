@@ -116,7 +116,12 @@ class Link:
 
     def join(self, timeout: float = 30.0) -> None:
         self._thread.join(max(timeout, PATIENCE_S))
-        assert not self.running, f"the link has not ended within {timeout:g} s: {self.status}"
+        assert not self.running, f"the link has not ended within {timeout:g} s: {self.status}; waits in {self._where()}"
+
+    def _where(self) -> list[str]:
+        """What its tasks wait for, as far as another thread can tell."""
+        tasks = asyncio.all_tasks(self.loop) if self.loop is not None else ()
+        return [f"{task.get_name()}: {task.get_stack()[-1:]}" for task in tasks]
 
     def failed(self, timeout: float = 30.0) -> CanalError:
         """Wait until the link has failed; its error, which counts as expected from here on."""
