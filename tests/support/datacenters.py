@@ -1,7 +1,7 @@
 """Datacenters without servers: streams as bytes, links that deliver when they are told, and conflicts as the product
 finds them. For looking at every interleaving of a few writes.
 
-A datacenter knows SET, APPEND, DEL, COPY … REPLACE, RENAME, RESTORE (whose payload is the value), and LPOP and RPOPLPUSH
+A datacenter knows SET, APPEND, DEL, COPY … REPLACE, RENAME, RESTORE (whose payload is the value), LPOP and RPOPLPUSH
 of values as lists of their bytes. Everything between the streams is the product's: `UnitReader`, `Batcher`, `Tagger`,
 `render`, `Conflicts`, and the table that says which replies are unexpected.
 """
@@ -48,8 +48,10 @@ class Datacenter:
             self.stream += raw if len(done) == 1 else MULTI + raw + EXEC
 
     def receive(self, body: bytes) -> list[list[bytes]]:
-        """A link's transaction; its tag alone when nothing else has an effect. Gives the commands whose reply tells that
-        they met another state: an error, or nothing where something was to be."""
+        """A link's transaction; its tag alone when nothing else has an effect.
+
+        Gives the commands whose reply tells that they met another state: an error, or nothing where something was due.
+        """
         kept, failed, at = [], [], 0
         while at < len(body):
             found = parse(body, at, len(body))
