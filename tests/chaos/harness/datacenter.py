@@ -26,7 +26,6 @@ FAKETIME_VERSIONS = ("6.2", "valkey-9.1")  # Debian's own redis-server hangs und
 SETTINGS: dict[str, object] = {
     "appendonly": "yes",
     "appendfsync": "no",  # what is acknowledged is with the kernel: kill -9 loses none of it
-    "repl_backlog_size": "1mb",
     "repl_timeout": "10",
 }
 
@@ -34,9 +33,10 @@ SETTINGS: dict[str, object] = {
 class Datacenter:
     """See the top of this file. ``on_moved`` is called after a failover, to point the doors at the new master."""
 
-    def __init__(self, name: str, directory: Path, version: str, *, replica: bool) -> None:
+    def __init__(self, name: str, directory: Path, version: str, *, replica: bool, backlog: str = "1mb") -> None:
         self.name = name
         self.directory = directory
+        self.backlog = backlog
         self.version = version
         self.lossy = False  # has lost acknowledged writes
         self.wiped = False  # started empty, and not filled again yet
@@ -53,7 +53,7 @@ class Datacenter:
             self.wait_replica()
 
     def _start(self, name: str, **settings: object) -> Server:
-        given: dict[str, Any] = {**SETTINGS, **settings}
+        given: dict[str, Any] = {**SETTINGS, "repl_backlog_size": self.backlog, **settings}
         return Server.start(
             self.version,
             directory=self.directory / name,

@@ -18,9 +18,6 @@ from tests.chaos.harness.watch import Broken, Watch
 from tests.chaos.harness.world import World
 from tests.support.dataset import fill
 
-TWO_WAY_RESYNCS = False
-"""Whether two live sides come out of a full resync equal: docs/architecture/two-way.md says what is built of it."""
-
 MENDED_S = 120.0  # for what takes its time: a command of an operator, a node that stops
 
 
@@ -105,7 +102,7 @@ def _run(world: World, seconds: float, every_s: float, kinds: tuple[str, ...], r
         for name, kind in KINDS.items()
         if (not kinds or name in kinds)
         and (not kind.only or world.topology in kind.only)
-        and (not kind.resyncs or not world.two_way or TWO_WAY_RESYNCS)
+        and (not kind.resyncs or any(map(world.may_resync, world.datacenters)))
     }
     plan = make_plan(world.seed, may, seconds, every_s)
     writers = [dc.writers for dc in world.datacenters.values() if dc.writers is not None]
@@ -205,10 +202,11 @@ class _Faults:
             return [(node.name, node) for node in world.nodes]
         if kind.room == "door":
             return [(door.name, door) for door in world.doors()]
+        may = {name for name in world.datacenters if not kind.resyncs or world.may_resync(name)}
         if kind.room == "server":
-            return [(f"server {name}", dc) for name, dc in world.datacenters.items()]
+            return [(f"server {name}", dc) for name, dc in world.datacenters.items() if name in may]
         if kind.room == "zookeeper":
             return [("zookeeper", None)]
         if kind.room == "site":
             return [(f"zookeeper's door of {name}", name) for name in world.sites]
-        return [(f"task {one.task}", one) for one in world.directions]
+        return [(f"task {one.task}", one) for one in world.directions if one.source.name in may]

@@ -37,6 +37,12 @@ from tests.support.zookeeper import ZooKeeper
 TOPOLOGIES = ("one-way", "two-way", "mesh")
 MARK = "REDIS_CANAL_CHAOS_RUN"
 KEPT = (".log", ".json", ".jsonl", ".yaml", ".aof")
+RESYNCS = {"one-way": "ab", "two-way": "a"}
+"""By topology: datacenters whose outgoing links may be lost beyond their backlog.
+
+Two ways one only: where both links were lost nobody knows who wrote last, and of two states the home's wins
+(docs/architecture/two-way.md). The others have a backlog that a slow machine does not outrun either.
+"""
 STATE_MB = 96  # of a node's state directory, where we may mount one of its own
 
 
@@ -83,7 +89,13 @@ class World:
         self.zookeeper = self.stack.enter_context(ZooKeeper.start(self.directory / "zk"))
         self.datacenters: dict[str, Datacenter] = {}
         for name in names:
-            made = Datacenter(name, self.directory / name, self.version, replica=self.topology != "mesh")
+            made = Datacenter(
+                name,
+                self.directory / name,
+                self.version,
+                replica=self.topology != "mesh",
+                backlog="1mb" if self.may_resync(name) else "64mb",
+            )
             self.stack.callback(made.close)
             made.on_moved = self._moved
             made.writers = Writers(name, lambda d=made: d.master, self.seed, rate, shared)  # type: ignore[misc]
@@ -168,6 +180,10 @@ class World:
             lines.append("snapshot: {stale_keys: delete}")
         file.write_text("\n".join(lines) + "\n")
         self.sites[direction.source.name].cli("task", "create", "-f", str(file), "--start")
+
+    def may_resync(self, name: str) -> bool:
+        """May the links out of this datacenter be lost beyond its backlog?"""
+        return name in RESYNCS.get(self.topology, "")
 
     def _moved(self, datacenter: Datacenter) -> None:
         for door in self.doors():
