@@ -35,6 +35,7 @@ from sync.target.errors import classify, is_transient
 
 _LONG: Final = 1 << 20
 _TEXT: Final = 1000  # of an error that is passed on
+_REFUSED_BYTES: Final = 1 << 20  # replies to a batch that is refused are hardly longer
 
 _GUARD: Final = b"""\
 redis.call('SELECT', 0)
@@ -154,6 +155,7 @@ class Writer:
         self._buffer = bytearray()
         self._searched = 0
         self._suspect = False  # an error is among the replies that wait
+        self._look_from = 0  # bytes of them before which another look for their end is not worth it
         self._received = 0  # bytes of replies
         self._written = 0  # bytes written to the connection
         self._moved = (-1, -1)  # received and taken bytes when work on its way was last seen to move
@@ -345,6 +347,7 @@ class Writer:
             del buffer[:after]
             self._searched = 0
             self._suspect = False
+            self._look_from = 0
             flight = self.in_flight.popleft()
             failures = self._outcome(flight, reply)
             if failures is None:
@@ -363,15 +366,21 @@ class Writer:
         """
         buffer = self._buffer
         self._suspect = self._suspect or buffer.startswith(b"-") or buffer.find(b"\r\n-", self._searched) >= 0
-        if not self._suspect:
-            return None
+        if not self._suspect or len(buffer) < self._look_from or not buffer.endswith(b"\r\n"):
+            return None  # all replies that are meant are there only where the last of them ends
+        if len(buffer) > _REFUSED_BYTES:
+            self._look_from = 2 * len(buffer)  # one without end is not gone through for each part of it
         replies = bytes(buffer)
         index = 0
-        for _ in range(count + 2):
-            index = skip_reply(replies, index)
-            if index < 0:
-                return None
-        after = skip_reply(replies, index)
+        try:
+            for _ in range(count + 2):
+                index = skip_reply(replies, index)
+                if index < 0:
+                    return None
+            after = skip_reply(replies, index)
+        except ValueError:
+            self._fail(Unreachable(f"target {self._conn.endpoint.label} sent what is no reply"))
+            return None
         return None if after < 0 else (index, after)
 
     def _outcome(self, flight: _Flight, reply: bytes) -> Failures | None:
@@ -474,7 +483,7 @@ class Writer:
 
 
 def skip_reply(buf: bytes, at: int) -> int:
-    """The index after the RESP2 reply at ``at``; -1 when it is not complete."""
+    """The index after the RESP2 reply at ``at``; -1 when it is not complete. ValueError for a length that is none."""
     left = 1
     while left:
         line = buf.find(b"\r\n", at)

@@ -355,3 +355,32 @@ def test_a_reply_without_end_is_given_up(guarded: bool, monkeypatch: pytest.Monk
             break
     assert isinstance(bench.writer.error, Unreachable) and "replies without end" in str(bench.writer.error)
     assert bench.commits == []
+
+
+def test_an_error_without_end_is_not_gone_through_for_each_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part made the link read all of what had come before: 64 MB kept it from everything else for minutes."""
+    looked: list[int] = []
+
+    def skip(replies: bytes, at: int) -> int:
+        looked.append(len(replies))
+        return skip_reply(replies, at)
+
+    monkeypatch.setattr("sync.target.standalone.skip_reply", skip)
+    bench = Bench()
+    bench.submit(10)
+    bench.give(b"-ERR ")
+    for _ in range(500):
+        bench.give(b"x" * 10_000)
+    assert looked == []
+    bench.give(b"\r\n" + b"*1000000000\r\n")
+    for _ in range(500):
+        bench.give(b"$-1\r\n" * 2000)
+    assert len(looked) < 20 and bench.writer.error is None
+
+
+def test_a_length_that_is_no_number_among_refusals_ends_the_connection() -> None:
+    bench = Bench()
+    bench.submit(10)
+    bench.give(b"-ERR x\r\n*abc\r\n")
+    assert isinstance(bench.writer.error, Unreachable) and "no reply" in str(bench.writer.error)
+    assert bench.commits == []

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
+from tests.chaos.harness.datacenter import Datacenter
 from tests.chaos.harness.watch import Broken, Watch
 from tests.chaos.harness.world import World
 from tests.support.compare import differences
 from tests.support.process import wait_until
 
 SETTLE_S = 150.0
+LAG_BYTES = 10_000
 PEAK_MB = 120  # of a worker, a daemon or the parent of the workers (design, section 11)
 MORE_FILES = 12  # that a process may hold open more than at the start: journal segments come and go
 CLOCK_TOLERANCE_MS = 1_300_000  # the clock itself jumped by up to ten minutes either way
@@ -23,6 +25,8 @@ OLD_TOLERANCE_MS = 60_000  # before 7.0 deadlines travel as what is left, and th
 
 def settled(world: World, watch: Watch) -> None:
     """All nodes are ready, every task streams, and all datacenters hold the same. Broken otherwise."""
+    for datacenter in world.datacenters.values():
+        datacenter.settle()
     _wait(watch, lambda: not _unready(world), lambda: f"not ready: {_unready(world)}")
     _wait(watch, lambda: world.states_are("streaming"), lambda: f"not all tasks stream: {_told(world)}")
     tolerance = 1
@@ -32,24 +36,31 @@ def settled(world: World, watch: Watch) -> None:
         tolerance = OLD_TOLERANCE_MS
     for one, other in combinations(world.datacenters.values(), 2):
 
-        def unlike(limit: int, a: object = one.master, b: object = other.master) -> list[str]:
-            return differences(a, b, ttl_tolerance_ms=tolerance, limit=limit)  # type: ignore[arg-type]
+        def unlike(limit: int, one: Datacenter = one, other: Datacenter = other) -> list[str]:
+            with one.content() as a, other.content() as b:
+                return differences(a, b, ttl_tolerance_ms=tolerance, limit=limit)
 
         def said(a: str = one.name, b: str = other.name) -> str:
             return f"{a} and {b} differ:\n" + "\n".join(unlike(20)) + f"\n{_told(world)}"
 
-        _wait(watch, lambda: not unlike(1), said)
+        _wait(watch, lambda: not unlike(1), said, lambda: world.lag_bytes)
 
 
 def model_holds(world: World) -> None:
     """Each datacenter holds what each writer wrote."""
-    found = [
-        f"{keeper.name}: {what}"
-        for keeper in world.datacenters.values()
-        for writer in world.datacenters.values()
-        if writer.writers is not None and (writer.writers.acknowledged or not world.two_way)
-        for what in writer.writers.wrong(keeper.master, writer.lossy)
-    ]
+    if world.two_way and world.resynced():
+        for datacenter in world.datacenters.values():
+            if datacenter.writers is not None:
+                datacenter.writers.rebased()
+    found = []
+    for keeper in world.datacenters.values():
+        with keeper.content() as content:
+            found += [
+                f"{keeper.name}: {what}"
+                for writer in world.datacenters.values()
+                if writer.writers is not None and writer.writers.acknowledged
+                for what in writer.writers.wrong(content, writer.lossy)
+            ]
     if found:
         raise Broken("the content contradicts what was written:\n" + "\n".join(found[:20]))
 
@@ -140,8 +151,8 @@ def _told(world: World) -> str:
         "target_connected",
     )
     return "\n".join(
-        f"  {task}: " + ", ".join(f"{name}={shard.get(name)!r}" for name in figures)
-        for task, shard in world.shards().items()
+        f"  {shard['task']}: " + ", ".join(f"{name}={shard.get(name)!r}" for name in figures)
+        for shard in world.shards()
     ) + "".join(
         f"\n  {node.name}: {line}"
         for node in world.nodes
@@ -150,8 +161,11 @@ def _told(world: World) -> str:
     )
 
 
-def _wait(watch: Watch, condition: Callable[[], bool], what: Callable[[], str]) -> None:
-    deadline = time.monotonic() + SETTLE_S
+def _wait(
+    watch: Watch, condition: Callable[[], bool], what: Callable[[], str], left: Callable[[], int] = lambda: 0
+) -> None:
+    """``left``: how much is still to be done; while that falls, the time to settle begins anew."""
+    deadline, least = time.monotonic() + SETTLE_S, left()
     while True:
         watch.check()
         try:
@@ -159,6 +173,8 @@ def _wait(watch: Watch, condition: Callable[[], bool], what: Callable[[], str]) 
                 return
         except OSError:
             pass
+        if (now := left()) < least - LAG_BYTES:
+            deadline, least = time.monotonic() + SETTLE_S, now
         if time.monotonic() > deadline:
             raise Broken(f"not within {SETTLE_S:.0f} s: {what()}")
         time.sleep(0.2)

@@ -6,16 +6,18 @@ checks use the Unix socket. So the TCP connections of a server are those of the 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import redis
 
-from tests.chaos.harness.writers import Writers
+from tests.chaos.harness.writers import Clients
+from tests.support.dataset import fill
 from tests.support.process import wait_until
 from tests.support.servers import Server
 from tests.support.wire import Wire
@@ -30,8 +32,19 @@ SETTINGS: dict[str, object] = {
 }
 
 
+def script_of(name: str, rounds: int) -> tuple[str | int, ...]:
+    """A command that keeps a server busy, with a few writes in it."""
+    script = (
+        "redis.call('INCR', KEYS[1]) local x = 0 for i = 1, tonumber(ARGV[1]) do x = x + i % 7 end "
+        "for i = 1, 2000 do redis.call('RPUSH', KEYS[2], i) end redis.call('LTRIM', KEYS[2], 0, 99)"
+    )
+    return "EVAL", script, 2, f"{{{name}:script}}:n", f"{{{name}:script}}:list", rounds
+
+
 class Datacenter:
     """See the top of this file. ``on_moved`` is called after a failover, to point the doors at the new master."""
+
+    shards = 1  # of a task whose source this is
 
     def __init__(self, name: str, directory: Path, version: str, *, replica: bool, backlog: str = "1mb") -> None:
         self.name = name
@@ -41,13 +54,17 @@ class Datacenter:
         self.lossy = False  # has lost acknowledged writes
         self.wiped = False  # started empty, and not filled again yet
         self.jumped = False
-        self.writers: Writers | None = None
+        self.writers: Clients | None = None
         self.on_moved: Callable[[Datacenter], None] = lambda _: None
         self.clock = directory / "clock"
         directory.mkdir(parents=True, exist_ok=True)
         self.set_clock(0)
-        self.master = self._start("s0")
+        self.master: Server
         self.replica: Server | None = None
+        self._begin(replica)
+
+    def _begin(self, replica: bool) -> None:
+        self.master = self._start("s0")
         if replica:
             self.replica = self._start("s1", replicaof=f"127.0.0.1 {self.master.port}")
             self.wait_replica()
@@ -95,6 +112,13 @@ class Datacenter:
             f"{self.name}'s replica follows",
         )
 
+    def aim(self) -> bool:
+        """Can a fault happen to ``master`` now?"""
+        return self.master.running
+
+    def can_fail_over(self) -> bool:
+        return self.replica is not None and self.replica.running
+
     def fail_over(self, *, planned: bool) -> None:
         """The replica becomes the master; planned: after it has all, with the writers held meanwhile."""
         assert self.replica is not None
@@ -130,6 +154,10 @@ class Datacenter:
     def come_back(self) -> None:
         self.master.run()
 
+    def prefill(self, databases: tuple[int, ...]) -> None:
+        """Keys of every type and encoding, from before there were any links."""
+        fill(self.master, prefix=f"{self.name}:filled:".encode(), databases=databases)
+
     def fill(self, number: int, size: int, count: int) -> None:
         """Write so many values of so many bytes, over the same few keys."""
         value = random.Random(number).randbytes(size)
@@ -142,15 +170,11 @@ class Datacenter:
 
     def block(self, rounds: int) -> threading.Thread:
         """A script that keeps the server busy, with one write in it."""
-        script = (
-            "redis.call('INCR', KEYS[1]) local x = 0 for i = 1, tonumber(ARGV[1]) do x = x + i % 7 end "
-            "for i = 1, 2000 do redis.call('RPUSH', KEYS[2], i) end redis.call('LTRIM', KEYS[2], 0, 99)"
-        )
 
         def run() -> None:
             try:
                 with Wire(self.master, timeout=60) as wire:
-                    wire.call([("EVAL", script, 2, f"{self.name}:script:n", f"{self.name}:script:list", rounds)])
+                    wire.call([script_of(self.name, rounds)])
             except OSError:
                 pass
 
@@ -163,7 +187,17 @@ class Datacenter:
         clients: list[dict[str, str]] = self.master.control.client_list()
         return [one for one in clients if not one["addr"].startswith(str(self.master.unix_socket))]
 
+    def settle(self) -> None:
+        """Wait for what goes on by itself after the last fault."""
+
+    @contextlib.contextmanager
+    def content(self) -> Iterator[Server]:
+        """A server that holds what this datacenter holds."""
+        yield self.master
+
+    def servers(self) -> list[Server]:
+        return [server for server in (self.master, self.replica) if server is not None]
+
     def close(self) -> None:
-        for server in (self.master, self.replica):
-            if server is not None:
-                server.close()
+        for server in self.servers():
+            server.close()

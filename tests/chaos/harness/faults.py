@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import redis
 
+from tests.chaos.harness.clusters import ClusterDatacenter
 from tests.chaos.harness.datacenter import Datacenter
 from tests.chaos.harness.world import Direction, Door, World
 from tests.support.nodes import NodeProcess
@@ -193,7 +194,7 @@ def _reset_in_reply(world: World, door: Door, chance: random.Random) -> Mend:
 
 def _alive(begin: Callable[[Datacenter, random.Random], Mend]) -> Callable[[World, Any, random.Random], Mend]:
     def checked(_: World, datacenter: Datacenter, chance: random.Random) -> Mend:
-        if not datacenter.master.running:
+        if not datacenter.aim():
             raise NotHere
         try:
             return begin(datacenter, chance)
@@ -252,10 +253,26 @@ def _wipe_server(datacenter: Datacenter, _: random.Random) -> Mend:
 
 
 def _fail_over(datacenter: Datacenter, chance: random.Random) -> Mend:
-    if datacenter.replica is None or not datacenter.replica.running:
+    if not datacenter.can_fail_over():
         raise NotHere
     datacenter.fail_over(planned=chance.random() < 0.5)
     return datacenter.follow_again
+
+
+def _move_slots(datacenter: Datacenter, chance: random.Random) -> Mend:
+    """Beside everything else that happens: it goes on until all have moved."""
+    if not isinstance(datacenter, ClusterDatacenter):
+        raise NotHere
+    moving = ThreadPoolExecutor(1)
+    moved = moving.submit(datacenter.move_slots, chance)
+
+    def mend() -> None:
+        if not moved.done():
+            raise NotYet
+        moved.result()
+        moving.shutdown()
+
+    return mend
 
 
 def _jump_clock(datacenter: Datacenter, chance: random.Random) -> Mend:
@@ -267,9 +284,9 @@ def _jump_clock(datacenter: Datacenter, chance: random.Random) -> Mend:
 
 def _overflow_backlog(world: World, direction: Direction, chance: random.Random) -> Mend:
     """The link is away while the source writes more than its backlog holds."""
-    if not direction.source.master.running:
+    if not direction.source.master.running or direction.source_door is None:
         raise NotHere
-    door = direction.doors[0].proxy
+    door = direction.source_door.proxy
     door.refuse()
     door.cut("rst")
     direction.source.fill(chance.randrange(1000), 20_000, 80)
@@ -278,12 +295,13 @@ def _overflow_backlog(world: World, direction: Direction, chance: random.Random)
 
 def _overflow_output(world: World, direction: Direction, chance: random.Random) -> Mend:
     """The link reads nothing until the source cuts it for its full output buffer."""
-    server = direction.source.master
+    if direction.source_door is None:
+        raise NotHere
+    door, server = direction.source_door.proxy, direction.source.master
     try:
         server.config_set(client_output_buffer_limit="replica 1mb 0 0")
     except redis.RedisError:
         raise NotHere from None
-    door = direction.doors[0].proxy
     door.stall("to_client")
     direction.source.fill(chance.randrange(1000), 100_000, 120)
 
@@ -381,7 +399,8 @@ KINDS: dict[str, Kind] = {
     "kill -9 of Redis": Kind("server", (0.1, 2), _alive(_kill_server), resyncs=True),
     "restart of Redis": Kind("server", (0.1, 1), _alive(_restart_server), resyncs=True),
     "Redis loses its data": Kind("server", (0.1, 1), _alive(_wipe_server), only=("one-way",), resyncs=True),
-    "failover": Kind("server", (0.5, 2), _alive(_fail_over), only=("one-way", "two-way")),
+    "failover": Kind("server", (0.5, 2), _alive(_fail_over), only=("one-way", "two-way", "from-cluster", "to-cluster")),
+    "slots moved": Kind("server", (0, 0), _alive(_move_slots), only=("from-cluster", "to-cluster")),
     "clock jump": Kind("server", (1, 4), _alive(_jump_clock)),
     "backlog overflow": Kind("task", (0.1, 1), _overflow_backlog, resyncs=True),
     "output buffer cut": Kind("task", (0.5, 1), _overflow_output, resyncs=True),

@@ -15,8 +15,7 @@ from tests.chaos.harness import checks
 from tests.chaos.harness.faults import KINDS, Kind, Mend, NotHere, NotYet
 from tests.chaos.harness.plan import Planned, make_plan
 from tests.chaos.harness.watch import Broken, Watch
-from tests.chaos.harness.world import World
-from tests.support.dataset import fill
+from tests.chaos.harness.world import CLUSTERS, World
 
 MENDED_S = 120.0  # for what takes its time: a command of an operator, a node that stops
 
@@ -95,7 +94,7 @@ def _run(world: World, seconds: float, every_s: float, kinds: tuple[str, ...], r
     chance = random.Random(f"run/{world.seed}")
     for datacenter in world.datacenters.values() if world.two_way else [world.datacenters["a"]]:
         if chance.random() < 0.5:
-            fill(datacenter.master, prefix=f"{datacenter.name}:filled:".encode(), databases=(0, 5))
+            datacenter.prefill((0,) if world.topology in CLUSTERS else (0, 5))
     world.start()
     may = {
         name: kind.hold_s

@@ -72,9 +72,7 @@ class Watch:
                 node.start(wait=False)
                 continue
             self._note_memory(node.family())
-        failed = {
-            task: str(shard["error"]) for task, shard in self.world.shards().items() if shard["state"] == "failed"
-        }
+        failed = {shard["task"]: str(shard["error"]) for shard in self.world.shards() if shard["state"] == "failed"}
         for task, error in failed.items():
             self._confirm(next(one for one in self.world.directions if one.task == task), error)
 

@@ -3,10 +3,10 @@
     one-way    a → b      two nodes at a; both servers have a replica to fail over to
     two-way    a ⇄ b      two nodes at a, one at b; both servers have a replica
     mesh       a, b, c    each to each: six tasks, a node in each datacenter
+    from-cluster, to-cluster    one way, with a Redis Cluster as source or as target
 
-Each direction reaches both of its servers through doors of its own, each datacenter's nodes reach ZooKeeper
-through one.
-A cluster topology needs only a datacenter of several masters here: see `Datacenter`.
+Each direction reaches both of its servers through doors of its own, but for clusters; each datacenter's nodes reach
+ZooKeeper through one.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import contextlib
 import itertools
 import os
 import random
+import re
 import shutil
 import subprocess
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -27,17 +29,20 @@ from typing import Any
 
 from node.coordination.coordinator import Coordinator
 from node.coordination.zookeeper import ZooKeeperOptions, ZooKeeperStore
+from tests.chaos.harness.clusters import ClusterDatacenter, ClusterWriters
 from tests.chaos.harness.datacenter import Datacenter
-from tests.chaos.harness.writers import Writers
+from tests.chaos.harness.writers import DATABASES, Writers
 from tests.support.nodes import NodeProcess, Site
 from tests.support.process import wait_until
 from tests.support.proxy import Proxy
 from tests.support.zookeeper import ZooKeeper
 
-TOPOLOGIES = ("one-way", "two-way", "mesh")
+TOPOLOGIES = ("one-way", "two-way", "mesh", "from-cluster", "to-cluster")
+CLUSTERS = {"from-cluster": "a", "to-cluster": "b"}
+TWO_WAY = ("two-way", "mesh")
 MARK = "REDIS_CANAL_CHAOS_RUN"
 KEPT = (".log", ".json", ".jsonl", ".yaml", ".aof")
-RESYNCS = {"one-way": "ab", "two-way": "a"}
+RESYNCS = {"one-way": "ab", "two-way": "a", "from-cluster": "ab", "to-cluster": "ab"}
 """By topology: datacenters whose outgoing links may be lost beyond their backlog.
 
 Two ways one only: where both links were lost nobody knows who wrote last, and of two states the home's wins
@@ -63,7 +68,20 @@ class Direction:
     task: str
     source: Datacenter
     target: Datacenter
-    doors: tuple[Door, Door]
+    doors: tuple[Door, ...]
+
+    @property
+    def source_door(self) -> Door | None:
+        return next((door for door in self.doors if door.side == "source"), None)
+
+    def url(self, side: str) -> str:
+        """Of the door, where there is one."""
+        datacenter = self.source if side == "source" else self.target
+        door = next((door for door in self.doors if door.side == side), None)
+        if door is not None:
+            return door.proxy.url
+        assert isinstance(datacenter, ClusterDatacenter)
+        return datacenter.url
 
 
 class World:
@@ -78,7 +96,7 @@ class World:
         chance = random.Random(f"world/{seed}")
         self.version = chance.choice(("7.0", "7.0", "6.2", "8.2", "valkey-9.1"))
         self._chance = chance
-        self.two_way = topology != "one-way"
+        self.two_way = topology in TWO_WAY
         names = ("a", "b", "c") if topology == "mesh" else ("a", "b")
         with contextlib.ExitStack() as undo:
             undo.push(self._leave)
@@ -89,17 +107,21 @@ class World:
         self.zookeeper = self.stack.enter_context(ZooKeeper.start(self.directory / "zk"))
         self.datacenters: dict[str, Datacenter] = {}
         for name in names:
-            made = Datacenter(
-                name,
-                self.directory / name,
-                self.version,
-                replica=self.topology != "mesh",
-                backlog="1mb" if self.may_resync(name) else "64mb",
-            )
+            self.datacenters[name] = made = self._datacenter(name)
             self.stack.callback(made.close)
             made.on_moved = self._moved
-            made.writers = Writers(name, lambda d=made: d.master, self.seed, rate, shared)  # type: ignore[misc]
-            self.datacenters[name] = made
+            if isinstance(made, ClusterDatacenter):
+                made.writers = ClusterWriters(name, made.cluster, rate)
+                continue
+            databases = DATABASES if self.topology not in CLUSTERS else (0,)
+            made.writers = Writers(
+                name,
+                lambda d=made: d.master,  # type: ignore[misc]
+                self.seed,
+                rate,
+                shared,
+                databases=databases,
+            )
         pairs = [("a", "b")] if not self.two_way else list(itertools.permutations(names, 2))
         self.directions = [self._direction(self.datacenters[x], self.datacenters[y]) for x, y in pairs]
         self.zookeeper_doors: dict[str, Proxy] = {}
@@ -109,13 +131,21 @@ class World:
         for name in dict.fromkeys(direction.source.name for direction in self.directions):
             self._site(name, 2 if name == "a" and self.topology != "mesh" else 1)
 
+    def _datacenter(self, name: str) -> Datacenter:
+        directory = self.directory / name
+        if name == CLUSTERS.get(self.topology):
+            return ClusterDatacenter(name, directory, self.version, self.seed)
+        backlog = "1mb" if self.may_resync(name) else "64mb"
+        return Datacenter(name, directory, self.version, replica=self.topology != "mesh", backlog=backlog)
+
     def _direction(self, source: Datacenter, target: Datacenter) -> Direction:
         task = f"{source.name}-{target.name}"
         doors = [
             Door(f"{task}/{side}", self.stack.enter_context(Proxy(dc.master.address)), dc, side)
             for side, dc in (("source", source), ("target", target))
+            if not isinstance(dc, ClusterDatacenter)
         ]
-        return Direction(task, source, target, (doors[0], doors[1]))
+        return Direction(task, source, target, tuple(doors))
 
     def _site(self, name: str, nodes: int) -> None:
         door = self.stack.enter_context(Proxy(("127.0.0.1", self.zookeeper.port)))
@@ -164,8 +194,8 @@ class World:
         file = self.directory / f"{direction.task}.task.yaml"
         lines = [
             f"task: {direction.task}",
-            f"source: {{datacenter: {direction.source.name}, url: '{direction.doors[0].proxy.url}'}}",
-            f"target: {{datacenter: {direction.target.name}, url: '{direction.doors[1].proxy.url}'}}",
+            f"source: {{datacenter: {direction.source.name}, url: '{direction.url('source')}'}}",
+            f"target: {{datacenter: {direction.target.name}, url: '{direction.url('target')}'}}",
             f"journal: {{segment_bytes: {chance.choice(('256KiB', '2MiB', '64MiB'))}, "
             f"tail_bytes: {chance.choice(('64KiB', '1MiB', '8MiB'))}, retain_bytes: 4MiB, retain_seconds: 5, "
             f"fsync: '{chance.choice(('always', 'everysec', 'no'))}'}}",
@@ -201,21 +231,26 @@ class World:
         with Coordinator(ZooKeeperStore(options)) as coordinator:
             yield coordinator
 
-    def shards(self) -> dict[str, dict[str, Any]]:
-        """What the nodes tell of the shards that they hold, by task."""
-        found: dict[str, dict[str, Any]] = {}
-        for node in self.nodes:
-            for shard in node.status().get("shards", []):
-                found[shard["task"]] = shard
-        return found
+    def shards(self) -> list[dict[str, Any]]:
+        """What the nodes tell of the shards that they hold."""
+        return [shard for node in self.nodes for shard in node.status().get("shards", [])]
+
+    @property
+    def lag_bytes(self) -> int:
+        """Of all links, by the nodes' own account."""
+        return sum(shard.get("lag_bytes") or 0 for shard in self.shards())
+
+    def resynced(self) -> bool:
+        """Has any link been lost beyond its source's backlog? As the logs have it."""
+        found = re.compile(r"full resync at (?!.*: first contact)")
+        return any(found.search(node.log()) for node in self.nodes)
 
     def states_are(self, state: str) -> bool:
+        """Is this the state of all shards of all tasks?"""
         shards = self.shards()
-        return all(
-            direction.task in shards
-            and shards[direction.task]["state"] == state
-            and shards[direction.task].get("link_state") == state
-            for direction in self.directions
+        there = Counter(shard["task"] for shard in shards)
+        return all(shard["state"] == shard.get("link_state") == state for shard in shards) and all(
+            there[direction.task] == direction.source.shards for direction in self.directions
         )
 
     def __enter__(self) -> World:
@@ -226,8 +261,8 @@ class World:
 
     def _leave(self, *_: object) -> None:
         for datacenter in getattr(self, "datacenters", {}).values():
-            for server in (datacenter.master, datacenter.replica):
-                if server is not None and server.running:
+            for server in datacenter.servers():
+                if server.running:
                     server.resume()
         self.stack.close()
         for part in ("zk",):

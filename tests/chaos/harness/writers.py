@@ -10,11 +10,11 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import hiredis
 
-from tests.chaos.harness.model import Cell, Outcome, cells
+from tests.chaos.harness.model import Cell, Outcome, SumCell, cells
 from tests.support.servers import Server
 from tests.support.wire import Command, Wire
 from tests.support.workload import MIXED
@@ -27,10 +27,38 @@ NOT_NOW = (
 PATIENCE_S = 15.0  # for replies: longer than any fault holds a server
 
 
+class Clients(Protocol):
+    """The clients of one datacenter, as the rest of the harness knows them."""
+
+    @property
+    def acknowledged(self) -> int: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def rebased(self) -> None: ...
+
+    def wrong(self, server: Server, lossy: bool) -> list[str]: ...
+
+
 class Writers:
     """See the top of this file. ``shared``: prefix of keys that other datacenters write too, empty for none."""
 
-    def __init__(self, name: str, master: Callable[[], Server], seed: str, rate: float, shared: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        master: Callable[[], Server],
+        seed: str,
+        rate: float,
+        shared: str = "",
+        *,
+        databases: Sequence[int] = DATABASES,
+    ) -> None:
         self.name = name
         self.acknowledged = 0
         self.failures: list[BaseException] = []
@@ -43,7 +71,7 @@ class Writers:
         self._running.set()
         self.written: list[tuple[int, list[Cell]]] = []
         self._threads = []
-        for number, db in enumerate(DATABASES):
+        for number, db in enumerate(databases):
             these = cells(f"{name}:{number}")
             self.written.append((db, these))
             chance = random.Random(f"writer/{seed}/{name}/{number}")
@@ -71,6 +99,13 @@ class Writers:
             assert not thread.is_alive(), f"a writer of {self.name} hangs"
         if self.failures:
             raise self.failures[0]
+
+    def rebased(self) -> None:
+        """A full resync set this datacenter back for a moment, beside its clients: see `SumCell.rebased`."""
+        for _, these in self.written:
+            for cell in these:
+                if isinstance(cell, SumCell):
+                    cell.rebased = True
 
     def wrong(self, server: Server, lossy: bool) -> list[str]:
         """What this server's content contradicts."""
