@@ -1,4 +1,4 @@
-"""Seeded chaos at a size that fits CI: one way and two ways. The long form, and meshes: `scripts/chaos`.
+"""Seeded chaos at a size that fits CI: one way, two ways, a mesh. The long form, and clusters: `scripts/chaos`.
 
 What long runs find gets a test of its own beside the code at fault, and its seed is kept here where it is stable.
 REDIS_CANAL_CHAOS_SECONDS: another time for all of them.
@@ -20,9 +20,10 @@ from tests.support.wire import Wire
 
 SECONDS = float(os.environ.get("REDIS_CANAL_CHAOS_SECONDS", "0"))
 
-SEEDS: tuple[tuple[str, str, float], ...] = (
-    ("one-way", "1", 15),  # a full disk while the link's own small state was written ended the task for good
-    ("two-way", "D", 14),
+SEEDS: tuple[tuple[str, str, float, float], ...] = (  # seconds of faults, commands a second
+    ("one-way", "1", 15, 250),  # a full disk while the link's own small state was written ended the task for good
+    ("two-way", "D", 14, 250),  # late for a moment: whole keys were echoed over newer writes, connections stayed open
+    ("mesh", "D", 8, 80),
 )
 
 
@@ -30,9 +31,9 @@ SEEDS: tuple[tuple[str, str, float], ...] = (
 @pytest.mark.zookeeper
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("topology", "seed", "seconds"), SEEDS)
-def test_everything_ends_equal(topology: str, seed: str, seconds: float) -> None:
-    print(run(Report(topology, seed), SECONDS or seconds))
+@pytest.mark.parametrize(("topology", "seed", "seconds", "rate"), SEEDS)
+def test_everything_ends_equal(topology: str, seed: str, seconds: float, rate: float) -> None:
+    print(run(Report(topology, seed), SECONDS or seconds, rate=rate))
 
 
 def test_a_plan_is_made_of_its_seed_alone() -> None:

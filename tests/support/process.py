@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Limits of waits are safety nets, and a loaded machine may be many times slower than the one they were written on.
 # So no wait gives up before this, whatever its caller says: a condition that never comes true fails a minute later.
-PATIENCE_S = 60.0
+PATIENCE_S = float(os.environ.get("REDIS_CANAL_PATIENCE_S", "60"))
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)

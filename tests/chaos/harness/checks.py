@@ -13,9 +13,9 @@ from tests.chaos.harness.datacenter import Datacenter
 from tests.chaos.harness.watch import Broken, Watch
 from tests.chaos.harness.world import World
 from tests.support.compare import differences
-from tests.support.process import wait_until
+from tests.support.process import PATIENCE_S, wait_until
 
-SETTLE_S = 150.0
+SETTLE_S = max(150.0, PATIENCE_S)
 LAG_BYTES = 10_000
 PEAK_MB = 120  # of a worker, a daemon or the parent of the workers (design, section 11)
 MORE_FILES = 12  # that a process may hold open more than at the start: journal segments come and go

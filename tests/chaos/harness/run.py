@@ -16,8 +16,9 @@ from tests.chaos.harness.faults import KINDS, Kind, Mend, NotHere, NotYet
 from tests.chaos.harness.plan import Planned, make_plan
 from tests.chaos.harness.watch import Broken, Watch
 from tests.chaos.harness.world import CLUSTERS, World
+from tests.support.process import PATIENCE_S
 
-MENDED_S = 120.0  # for what takes its time: a command of an operator, a node that stops
+MENDED_S = max(120.0, PATIENCE_S)  # for what takes its time: a command of an operator, a node that stops
 
 
 @dataclass
