@@ -200,8 +200,13 @@ def thaw(process: subprocess.Popen[bytes]) -> None:
 
 
 def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
-    """User and system time of all threads so far (proc(5): utime and stime, fields 14 and 15)."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    """User and system time of all threads so far."""
+    return cpu_of(process.pid)
+
+
+def cpu_of(pid: int) -> float:
+    """The same by pid (proc(5): utime and stime, fields 14 and 15)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 

@@ -111,6 +111,7 @@ class Session:
                 pipelined_multi=fence.info.flavor == "valkey" or fence.info.numbers >= (6, 2, 0),
                 on_commit=self._commit,
                 wake=wake.set,
+                rtt_s=fence.rtt,
                 form=form,
                 judge=self._without_effect if config.two_way else None,
             )

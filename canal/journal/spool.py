@@ -45,7 +45,7 @@ class Spool:
         directory: Path,
         *,
         reserve_bytes: int = 16 << 20,
-        high_water_bytes: int = 16 << 20,
+        high_water_bytes: int = 4 << 20,
         call_soon: CallSoon = _at_once,
         on_full: Callable[[str], None] = _nothing,
         on_complete: Callable[[], None] = _nothing,

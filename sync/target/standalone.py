@@ -29,6 +29,7 @@ from sync.batch import Batch
 from sync.effects import JUDGED, may_be_empty, nothing
 from sync.expiry import DELETE_HEAD
 from sync.render import EXEC, MULTI, RAW, Failures, Form, Rendered, render, script_form
+from sync.sendwindow import SendWindow
 from sync.tag import Tagger
 from sync.target.connection import MAX_REPLY, Connection
 from sync.target.errors import classify, is_transient
@@ -128,7 +129,7 @@ class Writer:
         pipelined_multi: bool,
         on_commit: Callable[[Batch, Failures], None],
         wake: Callable[[], None],
-        window_bytes: int = 8 << 20,
+        rtt_s: float = 0.0,
         form: Form = RAW,
         judge: Callable[[Batch, list[int]], None] | None = None,
     ) -> None:
@@ -147,7 +148,7 @@ class Writer:
         self._pipelined = pipelined_multi
         self._on_commit = on_commit
         self._wake = wake
-        self._window = window_bytes
+        self._window = SendWindow(rtt_s)
         self._form = form
         self._ahead: _Flight | None = None  # gated: sent without its EXEC (or, for old servers, only its MULTI)
         self._db = 0
@@ -179,7 +180,7 @@ class Writer:
             return True
         if not self.guarded:
             return True
-        return self.in_flight[-1].guarded and self._bytes < self._window
+        return self.in_flight[-1].guarded and self._window.admits(self._bytes)
 
     @property
     def idle(self) -> bool:
@@ -257,6 +258,7 @@ class Writer:
         self._bytes += flight.size
         self.in_flight.append(flight)
         self._write(flight, data)
+        rendered.parts.clear()  # what is on its way is in memory once less
         return True
 
     def _after(self, batch: Batch) -> tuple[str, int]:
@@ -460,6 +462,8 @@ class Writer:
                     return
                 flight = self.in_flight.popleft()
                 self._bytes -= flight.size
+                now = time.monotonic()
+                self._window.committed(now - flight.batch.sent, now)
                 pairs = zip(reply[::2], reply[1::2], strict=True)
                 answers = [(int(number), _text(text)) for number, text in pairs]
                 if self._judge is not None:

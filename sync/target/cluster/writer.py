@@ -26,6 +26,7 @@ from canal.resp import encode
 from canal.routing import Lane
 from sync.batch import Batch
 from sync.render import Failures
+from sync.sendwindow import SendWindow
 from sync.status import LinkStatus
 from sync.tag import Tagger
 from sync.target.cluster.connection import ClusterConnection
@@ -40,7 +41,6 @@ from sync.target.errors import classify, is_transient
 
 log = logging.getLogger(__name__)
 
-_WINDOW_BYTES: Final = 8 << 20
 _MARK_S: Final = 1.0
 """How long a node may go without a record that carries the frontier while others get some."""
 _SAVE_S: Final = 1.0
@@ -87,6 +87,7 @@ class ClusterWriter:
         self._on_commit = on_commit
         self._begin = self.frontier[0]
         self._bytes = 0
+        self._window = SendWindow(fence.rtt)
         self._alone: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._moved = (-1, -1)
@@ -105,7 +106,8 @@ class ClusterWriter:
             return True
         if self.gated:
             return False
-        return self._bytes < _WINDOW_BYTES and not any(link.conn.paused or link.held for link in self.links)
+        held = any(link.conn.paused or link.held for link in self.links)
+        return not held and self._window.admits(self._bytes)
 
     @property
     def idle(self) -> bool:
@@ -329,6 +331,8 @@ class ClusterWriter:
         flight.pending -= 1
         while self.in_flight and self.in_flight[0].pending == 0 and self.error is None:
             done = self.in_flight.popleft()
+            now = time.monotonic()
+            self._window.committed(now - done.batch.sent, now)
             if not done.batch.snapshot:
                 self.frontier = (done.batch.end, done.batch.db)
             self._on_commit(done.batch, sorted(done.failures or []))
