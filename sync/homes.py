@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from canal.errors import ConfigError
+from canal.url import Endpoint
 from sync.filters import KeyPattern
 
 Place = tuple[int, bytes]
@@ -109,3 +110,18 @@ def library_name(argv: list[bytes]) -> bytes:
             if part.startswith(b"name="):
                 return part[5:]
     return b""
+
+
+def refuse_clusters(source: Endpoint, target: Endpoint) -> None:
+    """Raise ConfigError for a two-way link with a Redis Cluster on either side.
+
+    A cluster has as many streams as masters, and a tag's ``seen`` holds one position per datacenter; nor does a slot's
+    script judge replies.
+    """
+    for side, endpoint in (("source", source), ("target", target)):
+        if endpoint.group is not None and endpoint.group.kind != "sentinel":
+            raise ConfigError(
+                f"{side} {endpoint.label} is a Redis Cluster: two-way links are for single masters (with replicas and "
+                "Sentinels) on both sides, since what a datacenter has seen is one position of one stream. Replicate a "
+                "cluster one way, or give each datacenter a single master"
+            )

@@ -10,6 +10,7 @@ from canal.endpoint import control
 from canal.errors import CanalError, ConfigError, Refused
 from canal.position import Position
 from sync.config import LinkConfig
+from sync.homes import refuse_clusters
 from sync.placing import Placing
 from sync.tag import Checkpoint
 from sync.target.connection import Connection, connect
@@ -107,7 +108,9 @@ def refuse_evictions(config: LinkConfig, source: ServerInfo | None, target: Serv
 
 
 def refuse_cluster(config: LinkConfig, target: ServerInfo) -> None:
-    """Raise ConfigError for a node of a cluster that was given as if it were a server by itself."""
+    """Raise ConfigError for a node of a cluster given as if it were a server by itself, and for clusters two ways."""
+    if config.two_way:
+        refuse_clusters(config.source, config.target)
     if target.cluster and (config.target.group is None or config.target.group.kind != "cluster"):
         raise ConfigError(
             f"target {config.target.label} is a node of a Redis Cluster: give the cluster as "

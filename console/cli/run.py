@@ -157,7 +157,7 @@ def command(**given: Any) -> int:
 def build_config(given: dict[str, Any]) -> Any:
     """The LinkConfig of the options. Raises ConfigError for what does not fit together."""
     from sync.config import JournalOptions, LinkConfig, SnapshotOptions
-    from sync.homes import Homes
+    from sync.homes import Homes, refuse_clusters
 
     source_dc, target_dc = _datacenters(given)
     if given["two_way"] and given["compact"]:
@@ -169,10 +169,13 @@ def build_config(given: dict[str, Any]) -> Any:
         _check_name("--datacenter", name)
     if given["two_way"]:
         Homes(given["home"], {source_dc, target_dc, *given["direct"], *given["datacenters"]})  # says what is wrong
+    source, target = (endpoint(side, given[side], given) for side in ("source", "target"))
+    if given["two_way"]:
+        refuse_clusters(source, target)
     return LinkConfig(
         task=task,
-        source=endpoint("source", given["source"], given),
-        target=endpoint("target", given["target"], given),
+        source=source,
+        target=target,
         state_dir=_state_dir(given["state_dir"], task),
         source_dc=source_dc,
         target_dc=target_dc,

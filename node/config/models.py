@@ -19,6 +19,7 @@ from canal.errors import ConfigError
 from canal.url import Endpoint, parse_address_map, parse_url
 from node.coordination.records import check_name
 from sync.filters import KeyPattern
+from sync.homes import refuse_clusters
 from sync.transform import Transform, TransformOptions
 
 _SIZE = re.compile(r"(\d{1,18})\s*([kmgt]?)(?:i?b)?\Z", re.IGNORECASE)
@@ -334,6 +335,8 @@ class TaskSpec(Strict):
         if self.two_way is not None and self.compact:
             raise ValueError("compact is for one way only: two ways, the other link looks at every write")
         try:
+            if self.two_way is not None:
+                refuse_clusters(self.source.endpoint, self.target.endpoint)
             Transform(self.transform)
         except ConfigError as error:
             raise ValueError(str(error)) from None

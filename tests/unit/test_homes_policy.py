@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from canal.errors import ConfigError
-from sync.homes import FUNCTIONS, Homes, hash_tag
+from canal.url import parse_url
+from sync.homes import FUNCTIONS, Homes, hash_tag, refuse_clusters
 
 
 def test_both_sides_work_out_the_same_home() -> None:
@@ -63,3 +64,12 @@ def test_other_policies_and_other_datacenters_have_other_fingerprints() -> None:
 def test_words_that_name_nothing_are_refused(words: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError):
         Homes(words, ("a", "b"))
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_two_ways_a_cluster_is_refused_on_either_side(side: str) -> None:
+    """It has several streams, and what a datacenter has seen is told as one position."""
+    urls = {"source": "redis://a:1", "target": "redis+sentinel://b:2/main", side: "redis+cluster://c:3,d:4"}
+    refuse_clusters(parse_url("redis://a:1"), parse_url("redis+sentinel://b:2/main"))
+    with pytest.raises(ConfigError, match=f"{side} .* is a Redis Cluster: two-way links are for single masters"):
+        refuse_clusters(parse_url(urls["source"]), parse_url(urls["target"]))
