@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from dataclasses import replace
 
@@ -120,6 +121,7 @@ class Replay:
         if self._converge is not None and config.snapshot.existing == "home":
             self.reunion = Reunion(config, status, self._converge.homes)
         self._key = checkpoint_key(config.task, config.shard)
+        self._word = secrets.token_hex(8)  # of this writer alone
 
     def _note_ttl(self) -> None:
         """Keys with a TTL were met for the first time: a late link of this directory looks at keys from now on."""
@@ -244,8 +246,10 @@ class Replay:
         conn = self._conn = await connect(config.target)
         try:
             await self._first_look(conn)
-            unused = not status.epoch and (config.epoch_unused or not config.epoch)
-            fenced = await fence_target(conn, config.task, config.shard, await self._epoch(conn), unused=unused)
+            new = not status.epoch and (config.epoch_unused or not config.epoch)
+            fenced = await fence_target(
+                conn, config.task, config.shard, await self._epoch(conn), unused=self._word if new else ""
+            )
             await leave_route(config, conn)
             status.target_connected = True
             status.epoch = fenced.checkpoint.epoch

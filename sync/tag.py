@@ -21,6 +21,7 @@ A link keeps one hash at its target, `redis-canal:checkpoint:<task>/<shard>`, wi
            about once a second)
 ``homes``  fingerprint of the policy that gives each key its home (two-way; `sync.homes`)
 ``epoch``  fencing: a writer that finds a higher one stops
+``owner``  who came with it when nobody had used it, so that it knows its own again when the reply was lost
 ``at``     unix time in ms when the batch was made
 =========  ========================================================================================================
 

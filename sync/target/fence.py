@@ -105,7 +105,7 @@ def _number(text: str) -> int:
     return int(text) if text.lstrip("-").isdigit() else 0
 
 
-async def fence(conn: Connection, task: str, shard: str, epoch: int, *, unused: bool = False) -> Fence:
+async def fence(conn: Connection, task: str, shard: str, epoch: int, *, unused: str = "") -> Fence:
     """Make ``conn`` the only connection of this shard and read its checkpoint.
 
     ``unused``: this writer has not been at the target under ``epoch`` yet, so that one who was there under the same
@@ -124,8 +124,7 @@ async def fence(conn: Connection, task: str, shard: str, epoch: int, *, unused: 
     info = server_info(await conn.call(b"INFO"))
     await may_transact(conn)
     key = checkpoint_key(task, shard)
-    stored = await conn.call(b"HGET", key, b"epoch")
-    refuse_newer(conn, stored, epoch, unused)  # an older one must not disturb its successor
+    refuse_newer(conn, await stored_epoch(conn, key), epoch, unused)  # an older one must not disturb its successor
     can_kill = await kill_others(conn, task, shard, epoch)
     await raise_epoch(conn, key, epoch, unused)
     checkpoint = await read_checkpoint(conn, key)
@@ -185,10 +184,21 @@ def _clients(raw: bytes) -> list[dict[str, str]]:
     return out
 
 
-def refuse_newer(conn: Connection, stored: bytes | None, epoch: int, unused: bool) -> int:
-    """The epoch that the target has stored; raises `Fenced` when it is higher than ours, or as high and not ours."""
-    found = int(stored) if stored and stored.isdigit() else 0
-    if unused and found == epoch:
+async def stored_epoch(conn: Connection, key: bytes) -> tuple[int, str]:
+    """The epoch that the target has, 0 for none, and who came with it when nobody had used it."""
+    epoch, owner = await conn.calls([[b"HGET", key, b"epoch"], [b"HGET", key, b"owner"]])
+    _check(epoch, "HGET")
+    _check(owner, "HGET")
+    return (int(epoch) if epoch and epoch.isdigit() else 0), (owner or b"").decode("utf-8", "replace")
+
+
+def refuse_newer(conn: Connection, stored: tuple[int, str], epoch: int, unused: str) -> int:
+    """The epoch that the target has stored; raises `Fenced` when it is higher than ours, or as high and not ours.
+
+    ``unused``: a word of this writer alone, where its epoch is to be one that nobody has used; else empty.
+    """
+    found, owner = stored
+    if unused and found == epoch and owner != unused:
         raise Fenced(
             f"target {conn.endpoint.label} was written to under epoch {found} before this writer came with it: "
             "another owner was given the same epoch, by a coordinator whose data was lost since",
@@ -203,20 +213,21 @@ def refuse_newer(conn: Connection, stored: bytes | None, epoch: int, unused: boo
     return found
 
 
-async def raise_epoch(conn: Connection, key: bytes, epoch: int, unused: bool, *, index: bool = True) -> None:
+async def raise_epoch(conn: Connection, key: bytes, epoch: int, unused: str, *, index: bool = True) -> None:
     """Compare-and-set of the epoch at the target: of two who come with the same unused one, one gets it.
 
-    ``index``: list the key among the links' in the same transaction (on a cluster the list may be elsewhere).
+    Whose it is stands beside it: the reply to the one who got it may be lost, for instance when the other one, late,
+    kills its connection. ``index``: list the key among the links' in the same transaction (on a cluster the list may be
+    elsewhere).
     """
     for _ in range(100):
-        watch, stored = await conn.calls([[b"WATCH", key], [b"HGET", key, b"epoch"]])
-        _check(watch, "WATCH")
-        _check(stored, "HGET")
-        if refuse_newer(conn, stored, epoch, unused) == epoch:
+        _check((await conn.calls([[b"WATCH", key]]))[0], "WATCH")
+        if refuse_newer(conn, await stored_epoch(conn, key), epoch, unused) == epoch:
             await conn.call(b"UNWATCH")
             return
         listed = [[b"SADD", INDEX, key]] if index else []
-        replies = await conn.calls([[b"MULTI"], [b"HSET", key, b"epoch", b"%d" % epoch], *listed, [b"EXEC"]])
+        fields = [b"epoch", b"%d" % epoch, b"owner", unused.encode()]
+        replies = await conn.calls([[b"MULTI"], [b"HSET", key, *fields], *listed, [b"EXEC"]])
         for reply in replies:
             _check(reply, "writing the epoch")
         if replies[-1] is not None:

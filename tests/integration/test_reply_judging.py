@@ -130,9 +130,14 @@ def test_writes_whose_replies_were_lost_are_looked_at_again(
         wait_until(lambda: _silent(a, b), 30, "no transaction is on its way, and none will come")
         for door in doors:
             door.stall("to_client")
+        for link in links:
+            link.call("pause")
+        wait_until(lambda: all(link.status.paused for link in links), 10, "paused")
         sent = [link.status.applied_offset for link in links]
         send(a, [("RPUSH", "k", "x")])
         send(b, [("SADD", "k", "m")])
+        for link in links:
+            link.call("resume")
         wait_until(lambda: _tried(a, b"rpush") and _tried(b, b"sadd"), 20, "both have tried the other's write")
         assert (a.control.type("k"), b.control.type("k")) == (b"list", b"set")
         assert [link.status.applied_offset for link in links] == sent, "no reply has come"

@@ -28,6 +28,7 @@ from sync.target.fence import (
     read_checkpoint,
     refuse_newer,
     server_info,
+    stored_epoch,
 )
 
 log = logging.getLogger(__name__)
@@ -56,14 +57,14 @@ class NodeTag:
 
 
 async def fence_cluster(
-    conn: ClusterConnection, task: str, shard: str, epoch: int, *, unused: bool = False
+    conn: ClusterConnection, task: str, shard: str, epoch: int, *, unused: str = ""
 ) -> ClusterFence:
     """Make ``conn``'s connections the only ones of this shard at any master, and read its records.
 
     Raises as `sync.target.fence.fence` does; AuthError too where connections of before cannot be killed.
     """
     key = checkpoint_key(task, shard)
-    refuse_newer(conn, await conn.call(b"HGET", key, b"epoch"), epoch, unused)
+    refuse_newer(conn, await stored_epoch(conn, key), epoch, unused)
     infos = []
     rtt = 0.0
     for node in list(conn.nodes.values()):

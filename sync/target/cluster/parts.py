@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sync.refetch import AtTarget
 
 
-async def fence_target(conn: Connection, task: str, shard: str, epoch: int, *, unused: bool = False) -> Fence:
+async def fence_target(conn: Connection, task: str, shard: str, epoch: int, *, unused: str = "") -> Fence:
     """Fence a target, whichever it is."""
     if isinstance(conn, ClusterConnection):
         return await fence_cluster(conn, task, shard, epoch, unused=unused)
