@@ -72,3 +72,4 @@ def _mind_expiry(rules: Rules, rewriter: Rewriter, expiry: ExpiryRule) -> None:
 
     rules.adjust = adjust
     rules.observe = observe
+    rules.expired = expiry.passed

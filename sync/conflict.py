@@ -21,6 +21,7 @@ from canal.keyscan import command_keys
 from canal.resp import parse
 from sync.commutative import Atoms, Commuting
 from sync.homes import FUNCTIONS, Homes, Place, library_name
+from sync.lapsed import Lapsed
 from sync.seen import Line, Vector, format_seen, parse_position, parse_seen
 from sync.tag import Tag, is_reserved
 from sync.window import SIMPLE, Window, places_written
@@ -107,6 +108,8 @@ class Conflicts:
         self.strangers: dict[str, str] = {}  # datacenter -> fingerprint, where its policy is another one
         self.pending: dict[Place, _Pending] = {}
         self.settled_to = -1  # reading again from here finds every conflict that is not settled, but for marked ones
+        self.expired: Callable[[Place, int], bool] = lambda place, end: False  # had its deadline passed when this came?
+        self.lapsed = Lapsed()
         self.quiet = False  # what is read is known already: nothing is told or counted
         self._on_conflict = on_conflict
         self._clock = clock
@@ -189,7 +192,11 @@ class Conflicts:
         if self._concerns_all(name):
             self.local_window.all_written(end)
             return
+        deletes = name in (b"DEL", b"UNLINK") and len(argv) == 2  # as a server writes it for a key that expired
         for place in self._written(db, argv):
+            if deletes and self.expired(place, end) and self.lapsed.add(place, end):
+                continue
+            self.lapsed.forget(place)
             self.local_window.touch(place, end)
             entry = self.pending.get(place)
             if entry is not None and entry.acting and name in _WHOLE:
@@ -210,7 +217,11 @@ class Conflicts:
             for name, one in self.windows.items()
             if name != origin and one.last > vector.get(name, -1)
         ]
+        lapsed = origin != self.here and len(self.lapsed) > 0
         for db, raw in sources:
+            if lapsed:
+                for place, at in list(self.lapsed.met(db, raw, vector.get(self.here, -1), self._written)):
+                    self._conflict(place, (self.here, at), (origin, self._position), "expired")
             if window is not None:
                 window.note(db, raw, self._position)
             if checks or self.pending or self._flows or len(self._peers) > 1:
@@ -390,6 +401,7 @@ class Conflicts:
         now = self._clock()
         oldest = self.oldest_seen
         if self._moved:
+            self.lapsed.expire(oldest)
             for name, window in self.windows.items():
                 window.expire(min(self._seen_by(peer, name) for peer in self.homes.datacenters if peer != name))
             if self._flows and all(self._all_saw(name, end) for name, end in self._flows_until.items()):

@@ -168,6 +168,7 @@ class Converge:
         self._saved, self._floor = None, past.floor
         others = [name for name in self.homes.datacenters if name != config.source_dc]
         disputed = list(self.conflicts.pending) if self.conflicts is not None and not snapshot else []
+        lapsed = None if self.conflicts is None or snapshot else self.conflicts.lapsed
         found = self.conflicts = Conflicts(
             config.source_dc,
             self.homes,
@@ -179,6 +180,8 @@ class Converge:
             on_conflict=self._log.add,
         )
         found.start(past.seen, journal.replids)
+        if lapsed is not None:
+            found.expired = lambda place, end: lapsed.was(end)
         if past.place.offset < start.offset:
             found.quiet = True  # applied, and not yet seen by everybody
             await self._read_again(capture, rules, found, past.place.offset, past.db, start.offset, wake)

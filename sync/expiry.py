@@ -193,6 +193,11 @@ class ExpiryRule:
             yield (int(argv[2]), key), -abs(self.deadlines.get((db, key)))
             yield (db, key), 0
 
+    def passed(self, place: tuple[int, bytes], received_ms: int) -> bool:
+        """Had this key's deadline, as far as it is known, passed at the source when this was sent?"""
+        deadline = self.deadlines.get(place)
+        return deadline != 0 and abs(deadline) <= received_ms + self.offset_ms + _SLACK_MS
+
     def judge(self, db: int, argv: list[bytes], received_ms: int) -> list[list[bytes]] | None:
         """What to send for a DEL or UNLINK: conditional deletes for keys whose deadline had passed at the source.
 

@@ -151,6 +151,9 @@ class Session:
         single = self.troubles.single_until > offset
         rules.databases = self.databases
         units = self._units = UnitReader(offset, db, rules)
+        expired, found = rules.expired, None if self.converge is None else self.converge.conflicts
+        if found is not None and expired is not None:
+            found.expired = lambda place, end: expired(place, units.received_ms)
         batcher = Batcher(self.config.batch_commands, self.config.batch_bytes)
         self._set_single(rules, batcher, single)
         if self.refetch is not None:

@@ -127,6 +127,7 @@ class Rules:
     over: Callable[[int, list[bytes]], str] | None = None  # why a command is passed over; "": it is not
     observe: Callable[[int, list[bytes], int], None] | None = None  # told of what is dropped as an echo, too
     watch: Watch | None = None
+    expired: Callable[[tuple[int, bytes], int], bool] | None = None  # had its deadline passed then? (place, unix ms)
     max_commands: int = 1000
     max_bytes: int = 256 * 1024
 
@@ -179,6 +180,11 @@ class UnitReader:
         self._out: list[Unit] = []
         self._received_ms = 0
         self._paths: dict[str, list[str]] = {}  # origin -> tasks that brought its writes to the source, newest last
+
+    @property
+    def received_ms(self) -> int:
+        """When what is being read was received, unix ms."""
+        return self._received_ms
 
     def feed(self, offset: int, data: bytes, received_ms: int) -> list[Unit]:
         """Take the bytes that follow those fed before; give the units that became complete.

@@ -26,6 +26,7 @@ def _round(server: Server, name: str, number: int) -> None:
         pipe.incr(f"{name}:count:{i}")
         pipe.rpush(f"{name}:list:{i}", number)
         pipe.set(f"{name}:value:{i}", number, px=14_000)
+        pipe.set(f"{name}:short:{i}", number, px=400)
         if number % 5 == i % 5:
             pipe.lpop(f"{name}:list:{i}")
             pipe.rpush(f"{name}:queue:{i}", number)
