@@ -24,6 +24,7 @@ from canal.resp import parse
 from sync.config import LinkConfig
 from sync.conflict import Conflict, Conflicts
 from sync.conflictlog import ConflictLog
+from sync.doubts import Doubts
 from sync.echo import Echoed, Echoer, EchoFigures
 from sync.effects import is_usual
 from sync.expiry import is_conditional
@@ -31,8 +32,10 @@ from sync.homes import Homes, Place
 from sync.seen import format_seen, parse_position, parse_seen
 from sync.status import LinkStatus
 from sync.tag import is_reserved
+from sync.transform import Transform
 from sync.unit import Dropped, Piece, Rules, UnitReader, Watch
 from sync.unjudged import Judged, Unjudged
+from sync.verify.mapping import TaskMapping
 from sync.watch import SourceWatch
 from sync.window import places_written
 from sync.windowfile import Boundary
@@ -105,6 +108,8 @@ class Converge:
         self._figures = EchoFigures()
         self._source = Echoer(config.source, self._figures, self._echoed, "source", config.echoes_per_second)
         self._target = Echoer(config.target, self._figures, self._echoed, "target", config.echoes_per_second)
+        mapping = TaskMapping(Transform(config.transform))
+        self._doubts = Doubts(config, status, mapping, lambda places: self.differs(places, "reply lost"))
         self._next_tick = 0.0
         self._next_save = 0.0
         self._saved: tuple[int, int] | None = None
@@ -119,6 +124,7 @@ class Converge:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._source.run())
             group.create_task(self._target.run())
+            group.create_task(self._doubts.run())
 
     # --- one session ---
 
@@ -191,8 +197,8 @@ class Converge:
             lost = Unjudged(rules.drop)
             await self._read_again(capture, rules, lost, judged.position.offset, judged.db, start.offset, wake)
             if lost.places:
-                log.info("replies about %d keys were lost: their homes write them again", len(lost.places))
-            self.differs(lost.places, "reply lost")
+                log.info("replies about %d keys were lost: they are compared", len(lost.places))
+            self._doubts.add(lost.places)
         found.quiet = True
         self.differs(disputed, "not settled")
         found.quiet = False
@@ -359,7 +365,7 @@ class Converge:
     def _save_judged(self) -> None:
         """Not while there is a conflict that reading the stream again would not find."""
         marked = self.conflicts is not None and any(entry.marked for entry in self.conflicts.pending.values())
-        if self._judged is not None and self._judged != self._judged_saved and not marked:
+        if self._judged is not None and self._judged != self._judged_saved and not marked and not self._doubts:
             with contextlib.suppress(OSError):
                 self._judged.save(self._config.state_dir)
                 self._judged_saved = self._judged
