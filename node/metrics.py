@@ -22,6 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from canal.framing import compiled
 from sync.status import LATENCY_BOUNDS, LinkStatus, State
 from sync.verify.report import KINDS
 
@@ -239,7 +240,7 @@ class LinkCollector(Collector):
         node: Callable[[], NodeFigures] | None = None,
     ) -> None:
         self._statuses = statuses
-        self._build = (version, platform.python_version(), framing)
+        self._build = (version, platform.python_version(), framing or ("compiled" if compiled() else "plain"))
         self._node = node
 
     def collect(self) -> Iterator[Metric]:

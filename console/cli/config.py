@@ -42,7 +42,7 @@ def validate(file: Path, kind: str | None) -> int:
     return 0
 
 
-@command.command()
+@command.command(short_help="Print a file as it is understood.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path), required=False)
 @_kind_option
 @click.option("-o", "--output", type=click.Choice(FORMATS), default="yaml", show_default=True)

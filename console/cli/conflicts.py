@@ -35,7 +35,7 @@ def command(limit: int, state_dir: Path, task: str | None, output: Format) -> in
     return 0
 
 
-@click.command(name="conflicts")
+@click.command(name="conflicts", short_help="List concurrent writes that a task found.")
 @click.argument("task")
 @_limit
 @where_options

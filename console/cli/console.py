@@ -50,7 +50,7 @@ def command(ctx: click.Context, config_file: str | None, listen: str | None, ver
     return 0
 
 
-@command.command()
+@command.command(short_help="Make a new token.")
 def token() -> int:
     """Make a new token: printed once, with the digest that console.yaml keeps."""
     made = secrets.token_urlsafe(24)

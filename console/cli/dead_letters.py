@@ -83,7 +83,7 @@ def list_letters(settled: bool, state_dir: Path, task: str | None, output: Forma
     return 0
 
 
-@click.command(name="dead-letters")
+@click.command(name="dead-letters", short_help="List the dead letters of a task.")
 @click.argument("task")
 @where_options
 @output_option
@@ -125,7 +125,7 @@ def show(letter: str, state_dir: Path, task: str | None, output: Format) -> int:
     return 0
 
 
-@command.command()
+@command.command(short_help="Send letters to the target again.")
 @choice_options
 @click.option("--target", required=True, metavar="URL", help="The link's target.")
 @side_options("target")
@@ -147,7 +147,7 @@ def retry(ids: tuple[str, ...], everything: bool, state_dir: Path, task: str | N
     return 0
 
 
-@command.command()
+@command.command(short_help="Have the link fetch the keys of letters.")
 @choice_options
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="Fetch this key, whether it has a letter or not.")
 @click.option("--db", type=click.IntRange(0), default=0, help="Of --key.")
@@ -178,7 +178,7 @@ def refetch(
     return 0
 
 
-@command.command()
+@command.command(short_help="Acknowledge letters as dealt with.")
 @choice_options
 @directory_options
 def ack(ids: tuple[str, ...], everything: bool, state_dir: Path, task: str | None) -> int:

@@ -38,7 +38,7 @@ def command() -> None:
     """
 
 
-@command.command(name="ls")
+@command.command(name="ls", short_help="List the segments.")
 @_directory
 @output_option
 def list_segments(state_dir: Path, output: Format) -> int:
@@ -87,7 +87,7 @@ def verify(state_dir: Path, output: Format) -> int:
     return UNHEALTHY if found.damages else 0
 
 
-@command.command()
+@command.command(short_help="Print commands by offset.")
 @_directory
 @click.option("--from", "start", type=click.IntRange(min=0), required=True, metavar="OFFSET", help="First offset.")
 @click.option("--to", "stop", type=click.IntRange(min=0), metavar="OFFSET", help="Up to here (default: the end).")

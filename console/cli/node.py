@@ -17,7 +17,7 @@ def command() -> None:
     """Start, list and drain nodes: the daemons that run tasks."""
 
 
-@command.command()
+@command.command(short_help="Run the daemon in the foreground.")
 @click.option("-c", "--config", "config_file", metavar="FILE", help="node.yaml (also REDIS_CANAL_CONFIG).")
 @click.option("--state-dir", metavar="DIR", help="Replaces state_dir; alone it is enough for a node of this machine.")
 @click.option("-v", "--verbose", count=True, help="Debug messages; twice for those of libraries too.")
@@ -93,7 +93,7 @@ def list_nodes(output: Format, **given: Any) -> int:
     return 0
 
 
-@command.command()
+@command.command(short_help="Have a node hand its shards to others.")
 @click.argument("name")
 @click.option("--undo", is_flag=True, help="Let the node take shards again.")
 @where_options

@@ -32,7 +32,13 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
 @click.option("--target-dc", metavar="DC", help="Datacenter of the target (default: target).")
 @click.option("--two-way", is_flag=True, help="Another link runs the other way: never send a write back to its origin.")
 @click.option("--direct", multiple=True, metavar="DC", help="Origin that has a direct task of its own to the target.")
-@click.option("--snapshot", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
+@click.option(
+    "--snapshot",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Copy all of the source: where nothing else serves, at every start, or never (begin with new writes).",
+)
 @click.option(
     "--stale-keys",
     type=click.Choice(["delete", "keep"]),
@@ -104,7 +110,13 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
     "--verify-rate", type=click.FloatRange(0), default=0, metavar="N", help="Compare N keys a second while it streams."
 )
 @click.option("--heartbeat", is_flag=True, help="Write a key at the source every second, for the true lag.")
-@click.option("--writer", type=click.Choice(["auto", "gated", "guarded"]), default="auto", show_default=True)
+@click.option(
+    "--writer",
+    type=click.Choice(["auto", "gated", "guarded"]),
+    default="auto",
+    show_default=True,
+    help="How transactions are sent: each after the one before (gated), or by a script that checks (guarded).",
+)
 @click.option(
     "--compact", is_flag=True, help="Leave out writes that are overwritten or deleted later in their transaction."
 )
@@ -117,7 +129,13 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
     type=click.Path(),
     help="Holds a directory per task: journal, spool, identity (default: the XDG state home).",
 )
-@click.option("--fsync", type=click.Choice(["always", "everysec", "no"]), default="everysec", show_default=True)
+@click.option(
+    "--fsync",
+    type=click.Choice(["always", "everysec", "no"]),
+    default="everysec",
+    show_default=True,
+    help="When the journal is forced to disk.",
+)
 @click.option(
     "--max-journal-bytes", type=Size(), default=0, help="Bound of the journal, such as 20g (default: the disk)."
 )
@@ -128,7 +146,14 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
     "--http-client-ca", type=click.Path(), metavar="FILE", help="Only for clients with a certificate of this authority."
 )
 @click.option("--format", type=int, metavar="N", help="Format of what is written (default: the release before's).")
-@click.option("--stop-timeout", type=click.FloatRange(0, 3600), default=10.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--stop-timeout",
+    type=click.FloatRange(0, 3600),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For applying what was received, at the first signal.",
+)
 @click.option("-v", "--verbose", count=True, help="Debug messages; twice for those of libraries too.")
 @click.option("--json-logs", is_flag=True, help="One JSON object per log line, and no live display.")
 def command(**given: Any) -> int:

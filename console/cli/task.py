@@ -65,7 +65,7 @@ def create(file: Path, start: bool, uid: str, accept_evictions: bool, wait: bool
     return 0
 
 
-@command.command()
+@command.command(short_help="Replace a task's specification.")
 @click.option("-f", "--file", required=True, type=click.Path(dir_okay=False, path_type=Path), help="task.yaml")
 @where_options
 def update(file: Path, **given: Any) -> int:
@@ -149,7 +149,7 @@ def pause(task: str, wait: bool, timeout: float, **given: Any) -> int:
     return 0
 
 
-@command.command()
+@command.command(short_help="Limit the replay of a task.")
 @click.argument("task")
 @click.option("--commands", type=click.FloatRange(0), default=0, metavar="N", help="A second at most; 0: no limit.")
 @click.option("--bytes", "size", type=Size(), default=0, help="A second at most, such as 20m; 0: no limit.")
@@ -201,7 +201,7 @@ def resync(task: str, yes: bool, confirm: bool, job_timeout: float, wait: bool, 
     return 0
 
 
-@command.command()
+@command.command(short_help="Stop a task and forget it.")
 @click.argument("task")
 @yes_option
 @where_options
@@ -230,7 +230,7 @@ def list_tasks(output: Format, **given: Any) -> int:
     return 0
 
 
-@command.command()
+@command.command(short_help="Show everything about a task.")
 @click.argument("task")
 @where_options
 @output_option
@@ -243,7 +243,7 @@ def describe(task: str, output: Format, **given: Any) -> int:
     return 0
 
 
-@command.command()
+@command.command(short_help="Show shards live.")
 @click.argument("task", required=False)
 @click.option("--interval", type=click.FloatRange(0.2), default=1.0, show_default=True, metavar="SECONDS")
 @where_options
@@ -258,7 +258,7 @@ def watch(task: str | None, interval: float, **given: Any) -> int:
     return 0
 
 
-@command.command()
+@command.command(short_help="Print workers' newest log lines.")
 @click.argument("task")
 @click.option("-n", "--lines", default=100, show_default=True, help="How many of the newest.")
 @where_options
@@ -286,7 +286,7 @@ def jobs(task: str | None, output: Format, **given: Any) -> int:
     return 0
 
 
-@command.command()
+@command.command(short_help="Cancel a job.")
 @click.argument("job")
 @where_options
 def cancel(job: str, **given: Any) -> int:

@@ -32,7 +32,7 @@ def turn_options(function: Any) -> Any:
     return function
 
 
-@click.command()
+@click.command(short_help="Make a task's target fit to be written to.")
 @click.argument("task")
 @turn_options
 def promote(task: str, **given: Any) -> int:
@@ -48,7 +48,7 @@ def promote(task: str, **given: Any) -> int:
     return 0
 
 
-@click.command()
+@click.command(short_help="Promote, then replicate the other way.")
 @click.argument("task")
 @click.option(
     "--as", "name", metavar="NAME", help="Name of the task in the other direction (default: <target>-<source>)."

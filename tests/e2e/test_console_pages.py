@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -215,6 +216,36 @@ def test_a_task_is_limited_compared_and_turned_round(site: Site, window: Window,
     wait_equal(target, source)
 
 
+def test_conflicts_of_a_two_way_pair_are_listed(site: Site, window: Window, redis_server: StartServer) -> None:
+    here, there = redis_server(), redis_server()
+    site.node("a").start()
+    site.create("sh-bj", here, there, "two_way: {peer: bj-sh}\n")
+    back = site.write_task("bj-sh", there, here, "two_way: {peer: sh-bj}\n")
+    turned = {"sh": "bj", "bj": "sh"}
+    back.write_text(re.sub(r"(?<=datacenter: )(sh|bj)", lambda found: turned[found[0]], back.read_text()))
+    site.cli("task", "create", "-f", str(back), "--start", "--wait", "--timeout", "60")
+    window.login()
+    page = window.page
+    page.get_by_role("link", name="sh-bj").click()
+    page.get_by_text("No conflict is recorded.").wait_for()
+    conflicts = page.get_by_role("region", name="Conflicts")
+
+    def contend() -> bool:
+        for number in range(20):
+            here.control.set(f"cart:{number}", "from sh")
+            there.control.set(f"cart:{number}", "from bj")
+        return conflicts.locator("li").count() > 0
+
+    wait_until(contend, 60, "both sides wrote at once", every=0.5)
+    conflicts.get_by_text(" stays").first.wait_for()
+    conflicts.get_by_text(re.compile(r"db 0, (sh and bj|bj and sh)")).first.wait_for()
+    window.shoot("task-conflicts")
+    page.get_by_role("link", name="Overview").first.click()
+    page.get_by_role("row", name="bj-sh").get_by_text("streaming").wait_for()
+    window.shoot("overview-two-way")
+    wait_equal(here, there)
+
+
 def test_filters_and_names_are_entered_and_checked(site: Site, window: Window) -> None:
     site.node("a").start()
     window.login()
@@ -228,6 +259,7 @@ def test_filters_and_names_are_entered_and_checked(site: Site, window: Window) -
     page.get_by_label("Two-way", exact=False).check()
     page.get_by_label("Task of the other direction").fill("bj-sh")
     page.get_by_label("FLUSHALL and FLUSHDB").select_option("drop")
+    page.get_by_label("Keys that both sides have").select_option("target")
     page.get_by_text("Filters: what is carried").click()
     include = page.get_by_role("group", name="Carry only")
     include.get_by_label("Keys").fill("user:*, prefix:cart:")
@@ -242,7 +274,15 @@ def test_filters_and_names_are_entered_and_checked(site: Site, window: Window) -
     page.get_by_role("button", name="Review").click()
     yaml = page.get_by_label("Task as YAML")
     yaml.wait_for()
-    for line in ("- user:*", "- 'prefix:cart:'", "- string", "add_prefix: 'new:'", "flush: drop", "peer: bj-sh"):
+    for line in (
+        "- user:*",
+        "- 'prefix:cart:'",
+        "- string",
+        "add_prefix: 'new:'",
+        "flush: drop",
+        "peer: bj-sh",
+        "existing: target",
+    ):
         assert line in yaml.inner_text(), line
     window.shoot("new-filters")
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from tests.support.contend import FULL
 from tests.support.datacenters import World
+from tests.support.effort import share
 
-EXAMPLES = 1000 if FULL else 60
+EXAMPLES = 1000 if FULL else share(60)
 KEYS = [b"a", b"b", b"c"]
 key = st.sampled_from(KEYS)
 command = st.one_of(

@@ -161,3 +161,10 @@ def test_a_reader_that_goes_away_is_not_an_error_message() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("group", ["", "task", "node", "dead-letters", "config", "console", "journal"])
+def test_no_command_s_description_is_cut_off(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*group.split(), "--help") == 0
+    commands = capsys.readouterr().out.partition("Commands:")[2]
+    assert commands and "..." not in commands

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from canal.journal.journal import Journal
+from tests.support.effort import share
 
 WRITE = """
 import pathlib, random, sys, time
@@ -79,12 +80,12 @@ def test_killed_writers_leave_a_prefix(tmp_path: Path) -> None:
     moments = random.Random(3)
     ends = [0]
     said: list[str] = []
-    for seed in range(9):
+    for seed in range(max(3, share(9))):
         durable = killed_after(tmp_path, ("no", "always", "everysec")[seed % 3], seed, moments.uniform(0, 0.1))
         end, damages = survivors(tmp_path)
         said += damages
         assert end >= durable - 800 * 2  # cuts take back up to 100 lines each
         assert end >= ends[-1] - 800 * 2
         ends.append(end)
-    assert ends[-1] > 50_000
+    assert ends[-1] > 15_000
     assert all("torn write left" in damage for damage in said), said

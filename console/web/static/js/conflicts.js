@@ -45,6 +45,6 @@ function list(task, found) {
     h("ul.log", { tabindex: "0", "aria-label": "Conflicts" }, found.conflicts.map((one) => h("li", {},
       h("time", { title: when(one.at) }, ago(one.at)),
       h("span", {}, h("code", {}, one.key), " ", h("b", {}, one.winner), " stays"),
-      h("span.hint", {}, `db ${one.db}, ${one.first?.dc} and ${one.second?.dc}`)))),
+      h("span.hint", {}, `db ${one.db}, ${one.first?.dc || "–"} and ${one.second?.dc || "–"}`)))),
   ];
 }

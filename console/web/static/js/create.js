@@ -36,6 +36,9 @@ export function createPage() {
     control.id = id(path);
     control.setAttribute("aria-describedby", `${id(path)}-problem ${id(path)}-hint`);
     fields.set(path, { control, problem, read });
+    if (control.type === "checkbox") {
+      return h("div.check", {}, control, h("div", {}, h("label", { for: control.id }, label), h("span.hint", { id: `${id(path)}-hint` }, hint), problem));
+    }
     return h("p.field", {}, h("label", { for: control.id }, label), control,
       h("span.hint", { id: `${id(path)}-hint` }, hint), problem);
   }
@@ -46,7 +49,7 @@ export function createPage() {
   const datacenters = h("datalist", { id: "datacenters" }, [...world.datacenters.keys()].map((name) => h("option", { value: name })));
   const side = (name, title, hint) => h("fieldset", {}, h("legend", {}, title),
     field(`${name}.datacenter`, "Datacenter", input({ list: "datacenters" }), hint),
-    field(`${name}.url`, "Server", input({ placeholder: "redis://10.0.0.1:6379", inputmode: "url" }), "redis://, rediss:// for TLS, or unix://. No user, no password."),
+    field(`${name}.url`, "Server", input({ placeholder: "redis://10.0.0.1:6379", inputmode: "url" }), "redis://, unix://, redis+sentinel:// or redis+cluster://; rediss… for TLS. No user, no password."),
     field(`${name}.credentials`, "Credentials", input(), "The name of an entry under credentials: in every node's node.yaml. Empty: none."),
     tester(name));
 
@@ -77,9 +80,9 @@ export function createPage() {
   const peer = h("div", { hidden: true },
     field("two_way.peer", "Task of the other direction", input({ list: "tasknames" }), "It is created like this one, with both sides exchanged."),
     field("two_way.home", "Whose value wins", input({ placeholder: "hash" }), "hash: by the key, the same on both sides; or the name of a datacenter."),
-    field("snapshot.existing", "Keys that both sides have at the first snapshot", select(["", "the target's stays"], ["home", "that of the key's home"], ["source", "the source's"])),
+    field("snapshot.existing", "Keys that both sides have at the first snapshot", select(["", "that of the key's home stays"], ["target", "the target's stays"], ["source", "the source's stays"])),
     field("two_way.flush", "FLUSHALL and FLUSHDB", select(["", "choose by the peer's state"], ["replay", "repeat at the other side"], ["drop", "leave out"], ["stop", "stop the task"])),
-    field("two_way.accept_evictions", "A server that evicts keys is accepted: they go on both sides", checkbox(), "", checked));
+    field("two_way.accept_evictions", "Link servers that evict keys all the same: evicted keys go on both sides", checkbox(), "", checked));
 
   function spec() {
     const made = { source: {}, target: {} };
