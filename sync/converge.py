@@ -114,6 +114,7 @@ class Converge:
         self._next_save = 0.0
         self._saved: tuple[int, int] | None = None
         self._floor = -1  # where the session's window began; -1 once everybody has seen that
+        self._kept_at = -1  # the next session reads again from there, so the journal is needed from there
         self._late: dict[Place, tuple[str, int]] = {}
         self._judged: Judged | None = None  # as far as replies were looked at
         self._judged_saved: Judged | None = None
@@ -169,7 +170,9 @@ class Converge:
             if not snapshot:
                 log.info("what was written before offset %d is not in the journal: it counts as written", start.offset)
             past = Boundary(str(start), db, seen, start.offset)
-            self._keep(past)
+            self.keep(past)
+        else:
+            self._kept_at = past.place.offset
         judged = None if snapshot else self._judged or Judged.load(config.state_dir) or Judged(past.place, past.db)
         self._saved, self._floor = None, past.floor
         others = [name for name in self.homes.datacenters if name != config.source_dc]
@@ -205,11 +208,12 @@ class Converge:
         self.judged(start, db)
         return found
 
-    def _keep(self, boundary: Boundary) -> None:
+    def keep(self, boundary: Boundary) -> None:
         """For the next session, here or on another node."""
         self.past = str(boundary)
         with contextlib.suppress(OSError):
             boundary.save(self._config.state_dir)
+            self._kept_at = boundary.place.offset
 
     async def _read_again(
         self, capture: Capture, rules: Rules, watch: Watch, begin: int, db: int, end: int, wake: asyncio.Event
@@ -267,12 +271,15 @@ class Converge:
         self._show(found)
 
     def keep_from(self, applied: int) -> int:
-        """From where on the journal is needed, when all up to ``applied`` is applied."""
+        """From where on the journal is needed, when all up to ``applied`` is applied.
+
+        No later than what ``window.json`` names: it is written now and then, and the next session can come at any time.
+        """
         found = self.conflicts
         if found is None:
             return applied
         bound = self._config.journal.max_bytes // 2 or _KEEP_BYTES
-        return max(min(applied, found.settled_to), applied - min(bound, _KEEP_BYTES))
+        return max(min(applied, found.settled_to, self._kept_at), applied - min(bound, _KEEP_BYTES))
 
     def _save(self, capture: Capture, watch: SourceWatch, found: Conflicts) -> None:
         oldest = found.settled_to
@@ -284,7 +291,7 @@ class Converge:
             return
         if oldest >= self._floor:
             self._floor = -1
-        self._keep(Boundary(f"{replid}:{at[0]}", at[1], found.seen_at(at[0]), self._floor))
+        self.keep(Boundary(f"{replid}:{at[0]}", at[1], found.seen_at(at[0]), self._floor))
         self._saved = at
 
     def _suspend(self, found: Conflicts) -> None:
