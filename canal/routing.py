@@ -7,6 +7,7 @@ says by a table of names which commands have their one key as the first argument
 from __future__ import annotations
 
 from binascii import crc_hqx
+from typing import Final
 
 from mypy_extensions import i64
 
@@ -14,9 +15,10 @@ from mypy_extensions import i64
 class Lane:
     """Commands for one node in the order of the stream. The lists run in parallel, an item for each command.
 
-    ``parts``: three for each command: its slot's head, its argument count (negative: it belongs together with others),
-    its arguments, all as bulk strings; ``ends``: stream position after its unit; ``numbers``: which command of its
-    batch it is.
+    ``parts``: two for each command: the name of its slot as a bulk string, its arguments as bulk strings; ``argcs``:
+    how many arguments these are, more than `TOGETHER` by that where the command belongs together with others; ``ends``:
+    stream position after its unit; ``numbers``: which command of its batch it is. ``longest``: the most arguments of
+    any.
     """
 
     def __init__(self) -> None:
@@ -24,31 +26,26 @@ class Lane:
         self.slots: list[int] = []
         self.ends: list[int] = []
         self.numbers: list[int] = []
+        self.argcs: list[int] = []
         self.arguments = 0
+        self.longest = 0
 
     def add(self, slot: int, head: bytes, raw: bytes, argc: int, end: int, number: int) -> None:
         """Append a command; ``argc`` negative when it belongs together with its neighbours of the same end."""
+        count = abs(argc)
         self.parts.append(head)
-        self.parts.append(argument_count(argc))
         self.parts.append(raw)
+        self.argcs.append(argc if argc >= 0 else count + TOGETHER)
         self.slots.append(slot)
         self.ends.append(end)
         self.numbers.append(number)
-        self.arguments += abs(argc) + 2
+        self.arguments += count + 1
+        if count > self.longest:
+            self.longest = count
 
 
-_counts: dict[int, bytes] = {}
-
-
-def argument_count(argc: int) -> bytes:
-    """A number as a bulk string."""
-    made = _counts.get(argc)
-    if made is None:
-        digits = b"%d" % argc
-        made = b"$%d\r\n%b\r\n" % (len(digits), digits)
-        if len(_counts) < 10000:
-            _counts[argc] = made
-    return made
+TOGETHER: Final = 1 << 30
+"""Added to the argument count of commands that are of one unit."""
 
 
 def compiled() -> bool:
@@ -84,7 +81,8 @@ def route(
     wanted: i64 = -1
     skipping: bool = len(skips) > 0
     argc_before: i64 = 0
-    argc_head: bytes = b""
+    argc_shown: int = 0
+    together: i64 = 0 if start >= 0 else TOGETHER
     while here < last:
         look: i64 = here + 1
         argc: i64 = 0
@@ -142,18 +140,19 @@ def route(
         end: i64 = start + look if start >= 0 else -1 - start
         if not skipping or end > skips[slot]:
             lane = lanes[owners[slot]]
-            signed: i64 = argc if start >= 0 else -argc
-            if signed != argc_before:
-                argc_before = signed
-                argc_head = argument_count(int(signed))
             parts = lane.parts
             parts.append(heads[slot])
-            parts.append(argc_head)
             parts.append(raw[int(body) : int(look)])
+            if argc != argc_before:
+                argc_before = argc
+                argc_shown = int(argc + together)
+            lane.argcs.append(argc_shown)
             lane.slots.append(slot)
             lane.ends.append(int(end))
             lane.numbers.append(int(count))
-            lane.arguments += int(argc) + 2
+            lane.arguments += int(argc) + 1
+            if argc > lane.longest:
+                lane.longest = int(argc)
         here = look
         count += 1
     return int(here), int(count)

@@ -367,6 +367,8 @@ class Session:
         """Transactions as large as suits the line, and no larger than the throttle lets through in one go."""
         config, pacing = self.config, self.pacing
         bounds = (config.batch_commands, config.batch_bytes) if pacing is None else (pacing.commands, pacing.size)
+        if isinstance(self.writer, ClusterWriter):
+            bounds = bounds[0] * self.writer.width, bounds[1] * self.writer.width
         if throttle.on:
             bounds = throttle.bounds(*bounds)
         batcher.max_commands, batcher.max_bytes = bounds

@@ -9,7 +9,7 @@ from canal.cluster import SLOTS, slot_of
 from canal.cluster.slots import tags
 from canal.commands import ONE_KEY, all_keys
 from canal.resp import encode, parse
-from canal.routing import Lane, route
+from canal.routing import TOGETHER, Lane, route
 from sync.batch import Batch
 from sync.flush import KEEP
 from sync.refetch import from_member, refetch_key
@@ -160,20 +160,32 @@ def of_slot(lane: Lane, slot: int, begin: int) -> Lane:
     return out
 
 
+def less(lane: Lane, gone: set[int]) -> Lane:
+    """A copy of the lane less the commands of these indexes."""
+    out = Lane()
+    for index in range(len(lane.slots)):
+        if index not in gone:
+            _copy(lane, index, out)
+    return out
+
+
 def _copy(lane: Lane, index: int, out: Lane) -> None:
-    head, count, raw = lane.parts[3 * index : 3 * index + 3]
-    out.parts += [head, count, raw]
+    head, raw = lane.parts[2 * index : 2 * index + 2]
+    out.parts += [head, raw]
+    out.argcs.append(lane.argcs[index])
     out.slots.append(lane.slots[index])
     out.ends.append(lane.ends[index])
     out.numbers.append(lane.numbers[index])
-    out.arguments += abs(argc_of(lane, index)) + 2
+    count = argc_of(lane, index)
+    out.arguments += count + 1
+    out.longest = max(out.longest, count)
 
 
 def argc_of(lane: Lane, index: int) -> int:
-    """The argument count of a lane's command; negative where it belongs together with others."""
-    return int(lane.parts[3 * index + 1].split(b"\r\n")[1])
+    """How many arguments a lane's command has; 0 where only its slot's record is to be written."""
+    return lane.argcs[index] % TOGETHER
 
 
 def command_of(lane: Lane, index: int) -> bytes:
     """A lane's command as RESP."""
-    return b"*%d\r\n%b" % (abs(argc_of(lane, index)), lane.parts[3 * index + 2])
+    return b"*%d\r\n%b" % (argc_of(lane, index), lane.parts[2 * index + 1])

@@ -22,7 +22,7 @@ from canal.position import Position
 from canal.resp import encode
 from canal.routing import Lane
 from sync.target.cluster.connection import ClusterConnection, open_cluster
-from sync.target.cluster.lanes import argc_of, command_of, of_slot
+from sync.target.cluster.lanes import argc_of, command_of, less, of_slot
 from sync.target.cluster.node import Flight, NodeLink
 from sync.target.cluster.records import record_key
 from sync.target.errors import is_transient
@@ -191,19 +191,9 @@ class MovingSlots:
                 waiting.flight.fail(waiting.lane.numbers[index], str(one))
                 bad.append(index)
         if bad:
-            kept = Lane()
-            for index in range(len(waiting.lane.slots)):
-                if index not in bad:
-                    one = of_index(waiting.lane, index)
-                    kept.parts += one.parts
-                    kept.slots += one.slots
-                    kept.ends += one.ends
-                    kept.numbers += one.numbers
+            kept = less(waiting.lane, set(bad))
             if not kept.slots:  # the record still has to be written
-                kept.parts += [b"", b"$1\r\n0\r\n", b""]
-                kept.slots.append(waiting.slot)
-                kept.ends.append(waiting.flight.batch.end)
-                kept.numbers.append(-1)
+                kept.add(waiting.slot, b"", b"", 0, waiting.flight.batch.end, -1)
             waiting.lane = kept
         return bool(bad)
 
@@ -225,11 +215,11 @@ class MovingSlots:
         words = self.words(waiting, upto)
         argv = [b"EVALSHA", writer.scripts.careful_sha, b"0", words[1], b"%d" % (len(words) - 2), *words[2:]]
         indexes = real(waiting.lane, upto)
-        count = len(argv) + sum(abs(argc_of(waiting.lane, index)) + 1 for index in indexes)
+        count = len(argv) + sum(argc_of(waiting.lane, index) + 1 for index in indexes)
         parts = [b"*%d\r\n" % count, *(b"$%d\r\n%b\r\n" % (len(word), word) for word in argv)]
         for index in indexes:
-            digits = b"%d" % abs(argc_of(waiting.lane, index))
-            parts += [b"$%d\r\n%b\r\n" % (len(digits), digits), waiting.lane.parts[3 * index + 2]]
+            digits = b"%d" % argc_of(waiting.lane, index)
+            parts += [b"$%d\r\n%b\r\n" % (len(digits), digits), waiting.lane.parts[2 * index + 1]]
         replies = await self._sent(link, encode([b"ASKING"]) + b"".join(parts), 2)
         reply = replies[1]
         if isinstance(reply, hiredis.ReplyError):
@@ -325,16 +315,6 @@ class MovingSlots:
 def real(lane: Lane, upto: int) -> list[int]:
     """The first ``upto`` commands less those that only have the record written."""
     return [index for index in range(upto) if argc_of(lane, index)]
-
-
-def of_index(lane: Lane, index: int) -> Lane:
-    """One command as a lane."""
-    out = Lane()
-    out.parts += lane.parts[3 * index : 3 * index + 3]
-    out.slots.append(lane.slots[index])
-    out.ends.append(lane.ends[index])
-    out.numbers.append(lane.numbers[index])
-    return out
 
 
 def units_within(lane: Lane, most: int) -> int:

@@ -14,6 +14,7 @@ from canal.routing import Lane
 from sync.batch import Batch
 from sync.render import Failures
 from sync.target.cluster.fencing import NodeTag
+from sync.target.cluster.script import WITNESSES
 from sync.target.connection import Connection
 
 Then = Callable[[list[Any]], None]
@@ -41,6 +42,8 @@ class Part:
     flight: Flight
     lane: Lane
     size: int = 0
+    chain: bytes = b""  # what its call leaves in the node's chain
+    witnesses: int = WITNESSES  # of its slots' records, how many say the frontier
 
 
 class NodeLink:

@@ -5,7 +5,8 @@
                                              of a snapshot; its position is saved now and then, for people
 ``…:{<tag>}``                                the record of one slot, committed with the slot's data: ``pos`` (everything
                                              up to there is applied, nothing beyond), ``low`` (``<offset>/<db>``: up to
-                                             there *all* slots were applied when it was written), and ``r:<db>:<key>``
+                                             there *all* slots were applied when it was written; not written
+                                             with every ``pos``), and ``r:<db>:<key>``
                                              for keys that wait to be fetched (`sync.refetch`)
 ``…:tag:{<tag>}``                            one for each node, in one of its slots: the tag that opens its transactions
                                              and guards them by ``chain`` and ``epoch``

@@ -2,7 +2,8 @@
 
 One call carries commands of many slots of the node. It first compares the node's chain and epoch, so that calls may be
 pipelined: what follows a call that did not go through entirely is refused as a whole, and sent again by us. Then, for
-each slot, the record is written before the slot's first command; where a slot turns out to be moving (a key or the
+each slot, the record is written before the slot's first command (the frontier is in a few of them only, one for each
+node being enough); where a slot turns out to be moving (a key or the
 record is not here) nothing more of it is applied and its record is put back to just before that command. Commands that
 belong together are only begun in a slot that is not moving: the look for a key that never exists tells.
 """
@@ -13,7 +14,7 @@ import hashlib
 from array import array
 from typing import Final
 
-from canal.routing import Lane
+from canal.routing import TOGETHER, Lane
 
 _BODY: Final = b"""\
 local found = redis.call('HMGET', ARGV[1], 'chain', 'epoch')
@@ -35,38 +36,50 @@ local function away(text)
     or string.find(text, '^TRYAGAIN') or string.find(text, '^CLUSTERDOWN')
 end
 local ARGV, unpack, pcall, type, tonumber = ARGV, unpack, redis.pcall, type, tonumber
-local prefix, pos, low, ends = ARGV[5], ARGV[6], ARGV[7], ARGV[10]
+local byte = string.byte
+local prefix, pos, low, ends, shape = ARGV[5], ARGV[6], ARGV[7], ARGV[10], ARGV[12]
 local words = tonumber(ARGV[11])
-redis.call(unpack(ARGV, 12, 11 + words))
+redis.call(unpack(ARGV, 14, 13 + words))
 local out, seen, blocked = {}, {}, false
-local at, total, index = 12 + words, #ARGV, 0
+local at, total, index, witnesses = 14 + words, #ARGV, 0, tonumber(ARGV[13])
 while at <= total do
-  local tag, argc = ARGV[at], tonumber(ARGV[at + 1])
+  local tag = ARGV[at]
+  local argc, high = byte(shape, index * 2 + 1, index * 2 + 2)
   local state = seen[tag]
   local reply = false
   if state == nil then
     state = 1
     if pos ~= '' then
-      reply = pcall('HSET', prefix .. tag .. '}', 'pos', pos, 'low', low)
+      if witnesses > 0 then
+        witnesses = witnesses - 1
+        reply = pcall('HSET', prefix .. tag .. '}', 'pos', pos, 'low', low)
+      else
+        reply = pcall('HSET', prefix .. tag .. '}', 'pos', pos)
+      end
       if type(reply) == 'table' then state = 0 end
     end
     seen[tag] = state
   end
-  if argc < 0 then
-    argc = -argc
+  if high >= 128 then
+    argc = argc + (high - 128) * 256
     if state == 1 then
       reply = pcall('EXISTS', prefix .. tag .. '}?')
       state = type(reply) == 'table' and 0 or 2
       seen[tag] = state
       if state == 0 and pos ~= '' then state = 3 end
     end
+  else
+    argc = argc + high * 256
   end
   if state == 1 or state == 2 then
     if argc > 0 then
-      if ARGV[at + 2] == 'EVAL' then
-        reply = delete_if(ARGV[at + 5], ARGV[at + 6], ARGV[at + 7])
+      local name = ARGV[at + 1]
+      if argc == 3 then
+        reply = pcall(name, ARGV[at + 2], ARGV[at + 3])
+      elseif name == 'EVAL' then
+        reply = delete_if(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
       else
-        reply = pcall(unpack(ARGV, at + 2, at + 1 + argc))
+        reply = pcall(unpack(ARGV, at + 1, at + argc))
       end
       if type(reply) == 'table' and reply.err then
         if away(reply.err) then
@@ -81,7 +94,7 @@ while at <= total do
   end
   if state == 3 or (state == 0 and reply) then
     if state == 3 and pos ~= '' then
-      local a, b, c, d = string.byte(ends, index * 4 + 1, index * 4 + 4)
+      local a, b, c, d = byte(ends, index * 4 + 1, index * 4 + 4)
       local before = tonumber(ARGV[9]) + a + b * 256 + c * 65536 + d * 16777216 - 1
       pcall('HSET', prefix .. tag .. '}', 'pos', ARGV[8] .. string.format('%.0f', before))
     end
@@ -89,7 +102,7 @@ while at <= total do
     out[#out + 1] = index
     out[#out + 1] = '!' .. (reply.err or '')
   end
-  at = at + argc + 2
+  at = at + argc + 1
   index = index + 1
 end
 if blocked then redis.call('HSET', ARGV[1], 'chain', ARGV[3] .. '!') end
@@ -117,6 +130,10 @@ MAX_ARGUMENTS: Final = 7000
 """Lua's unpack() takes about 8,000 values."""
 
 
+WITNESSES: Final = 8
+"""In how many records of a call the frontier is written: one slot may move away, eight at once rarely do."""
+
+
 class Scripts:
     """The scripts as a server of this version takes them: 7.0 asks for a flag before slots may be mixed."""
 
@@ -127,6 +144,14 @@ class Scripts:
         self.careful = head + _CAREFUL
         self.sha = hashlib.sha1(self.body).hexdigest().encode()
         self.careful_sha = hashlib.sha1(self.careful).hexdigest().encode()
+
+
+def shape(argcs: list[int]) -> bytes:
+    """Argument counts as the script reads them: 16 bits each, the low byte first, the highest bit for `TOGETHER`."""
+    try:
+        return array("H", argcs).tobytes()
+    except OverflowError:
+        return array("H", [(one % TOGETHER) | 0x8000 if one >= TOGETHER else one for one in argcs]).tobytes()
 
 
 def bulk(word: bytes) -> bytes:
@@ -148,9 +173,11 @@ def call(
     low: bytes,
     begin: int,
     records: bool,
+    witnesses: int = WITNESSES,
 ) -> bytes:
     """The call for a lane. ``tag``: the HSET that opens the transaction, ``key`` its hash; ``chain``: what it finds
-    there and what it leaves; ``begin``: a position before every unit of the lane, by less than 4 GiB.
+    there and what it leaves; ``begin``: a position before every unit of the lane, by less than 4 GiB; ``witnesses``:
+    in how many of the records the frontier ``low`` is written.
     """
     ends = array("I", [max(0, one - begin) for one in lane.ends]).tobytes() if records else b""
     words = [
@@ -168,6 +195,8 @@ def call(
         b"%d" % begin,
         ends,
         b"%d" % len(tag),
+        shape(lane.argcs),
+        b"%d" % witnesses,
         *tag,
     ]
     head = [b"*%d\r\n" % (len(words) + lane.arguments), *map(bulk, words)]

@@ -70,7 +70,7 @@ async def _apart(writer: ClusterWriter, batch: Batch, lanes: list[Lane]) -> None
     for link, lane in zip(writer.links, lanes[1:], strict=True):
         if lane.slots:
             flight.pending += 1
-            writer.send_part(link, Part(flight, lane))
+            writer.send_part(link, Part(flight, lane, witnesses=len(lane.slots)))
     writer.wait_slots(flight, lanes[0])
     flight.pending -= 1
     while flight.pending:

@@ -31,7 +31,7 @@ from sync.status import LinkStatus
 from sync.tag import Tagger
 from sync.target.cluster.connection import ClusterConnection
 from sync.target.cluster.fencing import NODES, ClusterFence, NodeTag, fence_node, open_node
-from sync.target.cluster.lanes import Lanes, argc_of, of_slot, without
+from sync.target.cluster.lanes import Lanes, of_slot, without
 from sync.target.cluster.moving import MovingSlots, Waiting
 from sync.target.cluster.node import Flight, NodeLink, Part
 from sync.target.cluster.records import record_prefix
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 _MARK_S: Final = 1.0
 """How long a node may go without a record that carries the frontier while others get some."""
 _SAVE_S: Final = 1.0
+_PER_NODE: Final = 2
+"""Parts of a batch may have so many times the configured commands: a node is held up by one for some 5 ms."""
 
 
 class ClusterWriter:
@@ -108,6 +110,13 @@ class ClusterWriter:
             return False
         held = any(link.conn.paused or link.held for link in self.links)
         return not held and self._window.admits(self._bytes)
+
+    @property
+    def width(self) -> int:
+        """How many times as large as for one server batches may be: each node gets a part, and a slot's record is
+        written once for all that a part has of the slot.
+        """
+        return _PER_NODE * max(1, len(self.links))
 
     @property
     def idle(self) -> bool:
@@ -200,11 +209,12 @@ class ClusterWriter:
         if link.held:
             link.refused.append(part)
             return
-        if self.gated or any(abs(argc_of(part.lane, i)) > MAX_ARGUMENTS for i in self._long(part.lane)):
+        if self.gated or part.lane.longest > MAX_ARGUMENTS:
             self._send_transactions(link, part)
             return
         batch = part.flight.batch
         chain = link.next_chain()
+        part.chain = chain[1]
         data = call(
             self.scripts,
             part.lane,
@@ -218,18 +228,12 @@ class ClusterWriter:
             low=self.low,
             begin=part.flight.begin,
             records=not batch.snapshot,
+            witnesses=part.witnesses,
         )
         part.size = len(data)
         self._bytes += part.size
         link.parts.append(part)
         link.send(data, 1, lambda replies: self._answered(link, replies[0]))
-
-    @staticmethod
-    def _long(lane: Lane) -> list[int]:
-        """Commands that may have more arguments than a script can pass on."""
-        if lane.arguments < MAX_ARGUMENTS:
-            return []
-        return list(range(len(lane.slots)))
 
     @property
     def low(self) -> bytes:
@@ -269,7 +273,7 @@ class ClusterWriter:
             else:
                 self.fail(self._verdict(text))
                 return
-        if link.held and link.idle:
+        if link.held and not link.parts:  # questions about slots that are moving may still be on their way
             self._spawn(self._again(link))
 
     def _partly(self, link: NodeLink, part: Part, reply: list[Any]) -> None:
@@ -288,7 +292,7 @@ class ClusterWriter:
                 part.flight.fail(part.lane.numbers[index], text)
         if blocked:
             link.held = True
-            link.tag.chain += b"!"
+            link.tag.chain = part.chain + b"!"  # whatever was sent behind it is refused
 
     def _verdict(self, text: str) -> CanalError:
         if text.startswith("MOVED_ON"):
