@@ -119,6 +119,17 @@ class Datacenter:
     def can_fail_over(self) -> bool:
         return self.replica is not None and self.replica.running
 
+    def followed(self, links: int) -> bool:
+        """Would so many links go on with the replica, were it the master now?
+
+        It knows the replication id before its own alone, and its backlog begins where it began to follow.
+        """
+        assert self.replica is not None
+        first = self.replica.info("replication")["repl_backlog_first_byte_offset"]
+        told = self.master.info("replication")
+        replicas = [told[f"slave{number}"] for number in range(told["connected_slaves"])]
+        return len(replicas) > links and all(one["state"] == "online" and one["offset"] >= first for one in replicas)
+
     def fail_over(self, *, planned: bool) -> None:
         """The replica becomes the master; planned: after it has all, with the writers held meanwhile."""
         assert self.replica is not None

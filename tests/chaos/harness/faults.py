@@ -252,11 +252,19 @@ def _wipe_server(datacenter: Datacenter, _: random.Random) -> Mend:
     return datacenter.come_back
 
 
-def _fail_over(datacenter: Datacenter, chance: random.Random) -> Mend:
-    if not datacenter.can_fail_over():
-        raise NotHere
-    datacenter.fail_over(planned=chance.random() < 0.5)
-    return datacenter.follow_again
+def _fail_over(world: World, datacenter: Datacenter, chance: random.Random) -> Mend:
+    """Where links may not be lost, not before they have followed the one before."""
+
+    def begin(datacenter: Datacenter, chance: random.Random) -> Mend:
+        links = sum(one.source is datacenter for one in world.directions)
+        if not datacenter.can_fail_over():
+            raise NotHere
+        if not world.may_resync(datacenter.name) and not datacenter.followed(links):
+            raise NotHere
+        datacenter.fail_over(planned=chance.random() < 0.5)
+        return datacenter.follow_again
+
+    return _alive(begin)(world, datacenter, chance)
 
 
 def _move_slots(datacenter: Datacenter, chance: random.Random) -> Mend:
@@ -399,7 +407,7 @@ KINDS: dict[str, Kind] = {
     "kill -9 of Redis": Kind("server", (0.1, 2), _alive(_kill_server), resyncs=True),
     "restart of Redis": Kind("server", (0.1, 1), _alive(_restart_server), resyncs=True),
     "Redis loses its data": Kind("server", (0.1, 1), _alive(_wipe_server), only=("one-way",), resyncs=True),
-    "failover": Kind("server", (0.5, 2), _alive(_fail_over), only=("one-way", "two-way", "from-cluster", "to-cluster")),
+    "failover": Kind("server", (0.5, 2), _fail_over, only=("one-way", "two-way", "from-cluster", "to-cluster")),
     "slots moved": Kind("server", (0, 0), _alive(_move_slots), only=("from-cluster", "to-cluster")),
     "clock jump": Kind("server", (1, 4), _alive(_jump_clock)),
     "backlog overflow": Kind("task", (0.1, 1), _overflow_backlog, resyncs=True),
