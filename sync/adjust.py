@@ -8,8 +8,8 @@ from sync.converge import FLOWING
 from sync.expiry import LOOKED_AT, ExpiryRule
 from sync.restore import target_of
 from sync.rewrite import Payloads, Rewriter
+from sync.rules import Adjusted, Dropped, Rules
 from sync.transform import Transform, compose
-from sync.unit import Adjusted, Dropped, Rules
 
 _TIMED = frozenset(info.name for info in COMMANDS if info.flags & Flag.RELATIVE)
 _NOSCRIPT = frozenset(info.name for info in COMMANDS if info.flags & Flag.NOSCRIPT)

@@ -29,11 +29,12 @@ from sync.echo import Echoed, Echoer, EchoFigures
 from sync.effects import is_usual
 from sync.expiry import is_conditional
 from sync.homes import Homes, Place
+from sync.rules import Dropped, Rules, Watch
 from sync.seen import format_seen, parse_position, parse_seen
 from sync.status import LinkStatus
 from sync.tag import is_reserved
 from sync.transform import Transform
-from sync.unit import Dropped, Piece, Rules, UnitReader, Watch
+from sync.unit import Piece, UnitReader
 from sync.unjudged import Judged, Unjudged
 from sync.verify.mapping import TaskMapping
 from sync.watch import SourceWatch

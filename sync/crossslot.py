@@ -13,8 +13,8 @@ from typing import Final
 from canal.cluster import slot_of
 from canal.commands import all_keys, integer, written_in
 from sync.refetch import PASSED_OVER, Refetch
+from sync.rules import Adjusted, Dropped, Impossible, Rules
 from sync.target.cluster.lanes import SINGLE
-from sync.unit import Adjusted, Dropped, Impossible, Rules
 
 Command = list[bytes]
 

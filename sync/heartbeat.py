@@ -16,10 +16,10 @@ from typing import Final
 
 from canal.errors import CanalError
 from sync.config import LinkConfig
+from sync.rules import Adjusted, Dropped, Rules
 from sync.status import LinkStatus
 from sync.tag import INDEX, RESERVED
 from sync.target.connection import Connection, connect
-from sync.unit import Adjusted, Dropped, Rules
 
 log = logging.getLogger(__name__)
 

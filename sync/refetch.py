@@ -20,9 +20,10 @@ from typing import Final
 from canal.commands import ONE_KEY, read_keys, written_in
 from canal.resp import encode
 from sync.rewrite import Payloads
+from sync.rules import Adjust, Adjusted, Dropped, Impossible, Rules
 from sync.sieve import Sieve
 from sync.tag import INDEX, RESERVED
-from sync.unit import Adjust, Adjusted, Dropped, Impossible, Piece, Rules, Unit
+from sync.unit import Piece, Unit
 
 Place = tuple[int, bytes]
 """(database, key) as the stream names it."""

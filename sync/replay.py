@@ -46,6 +46,7 @@ from sync.restore import target_of
 from sync.reunion import Reunion
 from sync.rewrite import Payloads
 from sync.routes import leave_route, refuse_doubled
+from sync.rules import Dropped
 from sync.session import Session, Superseded
 from sync.slots import SlotKeeper
 from sync.snapshot import Contact, SnapshotRun
@@ -64,7 +65,6 @@ from sync.throttle import Throttle
 from sync.transform import Transform
 from sync.troubles import Troubles
 from sync.ttl import TtlMemory
-from sync.unit import Dropped
 from sync.verify.sampler import Sampler
 from sync.watch import SourceWatch
 from sync.windowfile import Boundary

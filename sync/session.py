@@ -30,6 +30,7 @@ from sync.order import Order
 from sync.pacing import Pacing
 from sync.refetch import Fetched, Refetch, unit_of
 from sync.render import RAW, Failures, Form
+from sync.rules import Rules
 from sync.slots import SlotKeeper
 from sync.status import LinkStatus
 from sync.tag import Tagger
@@ -41,7 +42,7 @@ from sync.target.standalone import BatchRefused, Writer
 from sync.throttle import Throttle
 from sync.troubles import Troubles
 from sync.ttl import TtlGuard, TtlMemory
-from sync.unit import DeadLetter, Rules, Unit, UnitReader
+from sync.unit import DeadLetter, Unit, UnitReader
 from sync.verify.sampler import Sampler
 from sync.watch import SourceWatch
 

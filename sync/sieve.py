@@ -11,7 +11,7 @@ from typing import Final
 
 from canal.commands import COMMANDS, ONE_KEY, Flag
 from canal.framing import KEY_AT, SET_AT
-from sync.unit import Rules
+from sync.rules import Rules
 
 TIMED: Final = frozenset({b"PEXPIREAT", b"EXPIREAT"})
 """Deadlines of keys in commands that pass as they are, besides SET … PXAT."""

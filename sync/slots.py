@@ -40,6 +40,7 @@ from sync.config import LinkConfig
 from sync.flush import FLUSH_NAMES
 from sync.preflight import refuse_full
 from sync.refetch import Place, Refetch
+from sync.rules import Adjusted, Dropped, Impossible, Rules
 from sync.slotmap import SlotMap, ranges, read, slots_key, store
 from sync.status import LinkStatus
 from sync.tag import is_reserved
@@ -47,7 +48,6 @@ from sync.target.cluster.scanning import nodes_of
 from sync.target.connection import Connection, connect
 from sync.target.fence import parse_info
 from sync.transform import Transform
-from sync.unit import Adjusted, Dropped, Impossible, Rules
 
 log = logging.getLogger(__name__)
 

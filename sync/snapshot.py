@@ -26,13 +26,13 @@ from sync.batch import Batch, without
 from sync.building import Builder, Pace
 from sync.keyset import KeySet
 from sync.restore import Keeps, Restorer, Step, target_of, temporary_key
+from sync.rules import Dropped, Impossible
 from sync.sweep import Sweep
 from sync.tag import PREFIX, is_reserved
 from sync.target.cluster.writer import ClusterWriter
 from sync.target.connection import connect
 from sync.target.fence import user_keys
 from sync.transform import Transform
-from sync.unit import Dropped, Impossible
 
 if TYPE_CHECKING:
     from sync.session import Session

@@ -10,7 +10,7 @@ from typing import Final
 
 from canal.commands import WRITE, Argv, destination_db_index, integer, key_positions
 from sync.placing import DATABASE, Placing
-from sync.unit import Adjusted, Dropped, Impossible
+from sync.rules import Adjusted, Dropped, Impossible
 
 Command = list[bytes]
 _RENAME_OR_DELETE: Final = b"""\

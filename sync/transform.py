@@ -21,9 +21,9 @@ from sync.flushing import flush_database
 from sync.hook import Hook, HookError, call_hook, load_hook
 from sync.placing import COMMAND, DATABASE, HOOK, REASONS, TYPE, TYPES, Placing, TransformOptions
 from sync.rewrite import Rewriter
+from sync.rules import Adjust, Adjusted, Dropped, Impossible
 from sync.split import SPLITTERS, Carried, mapped
 from sync.tag import RESERVED
-from sync.unit import Adjust, Adjusted, Dropped, Impossible
 
 __all__ = ["REASONS", "Transform", "TransformOptions", "compose"]
 

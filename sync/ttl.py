@@ -31,10 +31,10 @@ from canal.errors import CanalError
 from canal.stretch import hold_off
 from sync.look import Look, Servers, Stretch, look_at, unreserved
 from sync.refetch import Place, Refetch
+from sync.rules import Adjusted, Dropped, Impossible, Rules
 from sync.sieve import FIELD_TTL
 from sync.tag import is_reserved
 from sync.target.fence import parse_info
-from sync.unit import Adjusted, Dropped, Impossible, Rules
 
 log = logging.getLogger(__name__)
 

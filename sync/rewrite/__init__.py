@@ -17,7 +17,7 @@ from canal.framing import ANY, SET_AT
 from sync.rewrite.payloads import Payloads
 from sync.rewrite.rules import REASONS, Command, Commands, Context, Payload, Restore, Result
 from sync.rewrite.table import only_limit, rules_for
-from sync.unit import Dropped, Impossible
+from sync.rules import Dropped, Impossible
 
 __all__ = [
     "REASONS",

@@ -11,7 +11,7 @@ from typing import Final
 from canal.commands import integer
 from sync.rewrite.rules import NO_CHANGE, NO_FIELD_TTL, Command, Commands, Context, Expiry, Result, deadline, number
 from sync.rewrite.scripts import HSET_KEEPTTL, SET_KEEPTTL, script
-from sync.unit import Dropped
+from sync.rules import Dropped
 
 _CONDITIONS: Final = frozenset({b"NX", b"XX"})
 _COMPARISONS: Final = frozenset({b"IFEQ", b"IFNE", b"IFDEQ", b"IFDNE"})

@@ -12,7 +12,7 @@ from canal.rdb.events import Key
 from canal.rdb.target import Loadable, NotLoadable, Target, flavor_of
 from canal.rdb.wire import Malformed, Short, read_string
 from sync.rewrite.rules import NO_FUNCTIONS, Command, Commands, Context, Payload, Result, deadline, number
-from sync.unit import Dropped, Impossible
+from sync.rules import Dropped, Impossible
 
 _FUNCTION2: Final = 245
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from canal.commands import ServerKind, integer
-from sync.unit import Dropped, Impossible
+from sync.rules import Dropped, Impossible
 
 Command = list[bytes]
 Commands = list[Command]

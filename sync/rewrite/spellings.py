@@ -18,7 +18,7 @@ from sync.rewrite.rules import (
     number,
 )
 from sync.rewrite.scripts import COPY, LMOVE, ZADD_COMPARE, ZDIFFSTORE, ZRANGESTORE, script
-from sync.unit import Dropped
+from sync.rules import Dropped
 
 _OLD_BITOPS: Final = frozenset({b"AND", b"OR", b"XOR", b"NOT"})
 

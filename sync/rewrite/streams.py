@@ -8,7 +8,7 @@ from typing import Final
 from canal.commands import integer
 from sync.rewrite.rules import DUPLICATE, NO_IDMP, Command, Context, Result
 from sync.rewrite.scripts import XDELEX, XTRIM_MINID, script
-from sync.unit import Dropped
+from sync.rules import Dropped
 
 _REFERENCES: Final = frozenset({b"KEEPREF", b"DELREF", b"ACKED"})
 _LAST_SEQUENCE: Final = (1 << 64) - 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sync.rules import Dropped
 from sync.transform import Transform
-from sync.unit import Dropped
 from sync.verify.glance import Place
 
 

@@ -14,8 +14,8 @@ import pytest
 from canal.commands import ServerKind, lookup
 from sync.filters import KeyFilter, KeyPattern
 from sync.rewrite import Rewriter
+from sync.rules import Dropped, Impossible
 from sync.transform import Transform, TransformOptions, compose
-from sync.unit import Dropped, Impossible
 from tests.support.servers import Server
 from tests.support.tap import Tap
 from tests.support.wire import Wire

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from canal.commands import COMMANDS, all_keys
 from canal.errors import ConfigError
 from sync.filters import KeyFilter, KeyPattern, escape_glob, glob_expression
+from sync.rules import Dropped, Impossible
 from sync.transform import Transform, TransformOptions
-from sync.unit import Dropped, Impossible
 
 keys = st.one_of(
     st.sampled_from([b"a1", b"a2", b"b1", b"b2", b"ab", b"", b"redis-canal:x", b"p:a", b"p:redis-canal:y"]),

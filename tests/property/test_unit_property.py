@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from canal.position import Position
 from canal.resp import encode, parse
 from sync.batch import Batcher
+from sync.rules import Rules
 from sync.tag import Tagger, checkpoint_key
-from sync.unit import Rules, Unit, UnitReader
+from sync.unit import Unit, UnitReader
 
 keys = st.sampled_from([b"a", b"", b"\r\n", b"redis-canal", b"x" * 200])
 write = keys.map(lambda key: [[b"SET", key, b"v"]])

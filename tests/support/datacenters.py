@@ -20,9 +20,10 @@ from sync.expiry import LOOKED_AT
 from sync.homes import Homes
 from sync.render import EXEC, MULTI, render
 from sync.rewrite import Rewriter
+from sync.rules import Rules
 from sync.seen import parse_seen
 from sync.tag import Tagger, checkpoint_key, is_reserved
-from sync.unit import Rules, UnitReader
+from sync.unit import UnitReader
 
 REDIS = ServerKind("redis", (7, 0, 15))
 

@@ -16,11 +16,11 @@ from canal.errors import StateError
 from canal.url import parse_url
 from sync.config import LinkConfig
 from sync.placing import TransformOptions
+from sync.rules import Adjusted, Dropped, Rules
 from sync.slotmap import SlotMap, parse_ranges, ranges
 from sync.slots import SlotKeeper
 from sync.status import LinkStatus
 from sync.transform import Transform
-from sync.unit import Adjusted, Dropped, Rules
 
 
 def shard(master: str | None, *replicas: str, slots: tuple[int, int] | None = (0, 1)) -> Shard:

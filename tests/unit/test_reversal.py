@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from canal.errors import Refused
 from console.reversal import reversed_spec
 from node.config.models import TaskSpec
+from sync.rules import Dropped
 from sync.transform import Transform
-from sync.unit import Dropped
 
 
 def spec(**more: Any) -> TaskSpec:

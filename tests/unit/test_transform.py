@@ -15,8 +15,8 @@ from canal.rdb.dump import dump_payload
 from sync.filters import KeyPattern
 from sync.placing import REASONS
 from sync.rewrite import Rewriter
+from sync.rules import Dropped, Impossible
 from sync.transform import Transform, TransformOptions, compose
-from sync.unit import Dropped, Impossible
 
 
 def argv(text: str) -> list[bytes]:

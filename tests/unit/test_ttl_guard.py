@@ -12,9 +12,9 @@ from canal.resp import encode
 from sync.look import Look, Stretch
 from sync.refetch import Fetched, Refetch
 from sync.rewrite import Payloads
+from sync.rules import Adjusted, Rules
 from sync.sieve import Sieve
 from sync.ttl import TtlGuard, deadline_index
-from sync.unit import Adjusted, Rules
 
 KIND = ServerKind("redis", (7, 0, 15))
 

@@ -7,8 +7,9 @@ import pytest
 from canal.errors import ProtocolError
 from canal.position import Position
 from canal.resp import encode, parse
+from sync.rules import Adjusted, Dropped, Impossible, Rules
 from sync.tag import Tagger, checkpoint_key
-from sync.unit import Adjusted, Circulation, Dropped, Impossible, Rules, Unit, UnitReader
+from sync.unit import Circulation, Unit, UnitReader
 
 PING = encode([b"PING"])
 MULTI, EXEC = encode([b"MULTI"]), encode([b"EXEC"])

@@ -8,8 +8,9 @@ from canal.commands import ServerKind
 from canal.resp import encode
 from sync.filters import KeyPattern
 from sync.rewrite import Rewriter
+from sync.rules import Rules
 from sync.transform import Transform, TransformOptions, compose
-from sync.unit import Rules, Unit, UnitReader
+from sync.unit import Unit, UnitReader
 
 REDIS = ServerKind("redis", (7, 0, 15))
 

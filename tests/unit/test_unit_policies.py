@@ -6,7 +6,8 @@ import pytest
 
 from canal.errors import Refused
 from canal.resp import encode
-from sync.unit import Adjusted, Dropped, Rules, Unit, UnitReader
+from sync.rules import Adjusted, Dropped, Rules
+from sync.unit import Unit, UnitReader
 
 BASE = 500
 FLUSHES = ([b"FLUSHALL"], [b"flushdb", b"ASYNC"], [b"SWAPDB", b"0", b"1"])
