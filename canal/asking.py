@@ -17,6 +17,7 @@ from canal.url import Endpoint
 _ENDED = object()
 _ROLE_S = 6.0
 _AUTH = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR invalid password", "ERR Client sent AUTH", "ERR AUTH", "DENIED")
+_NOT_NOW = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ", "MISCONF", "READONLY")
 
 
 class Asker(asyncio.Protocol):
@@ -56,13 +57,17 @@ class Asker(asyncio.Protocol):
         self.transport.write(encode(list(words)))
 
     async def ask(self, *words: bytes, timeout_s: float) -> Any:
-        """One command and its reply; AuthError, PeerError for an error reply, Unreachable when none comes."""
+        """One command and its reply. Raises AuthError, Unready or PeerError for an error reply, Unreachable when none
+        comes.
+        """
         self.send(*words)
         try:
             reply = await self.next(timeout_s)
         except TimeoutError:
             raise Unreachable(f"{self._label}: no answer within {timeout_s:g} s") from None
         if isinstance(reply, hiredis.ReplyError):
+            if str(reply).startswith(_NOT_NOW):
+                raise Unready(f"{self._label}: not now: {reply}")
             kind = AuthError if str(reply).startswith(_AUTH) else PeerError
             raise kind(f"{self._label}: {reply}")
         return reply

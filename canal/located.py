@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from canal.asking import must_be_master
+from typing import Any
+
+from canal.asking import asking, must_be_master
 from canal.cluster.shards import master_of_shard, view_of
 from canal.errors import Unready
 from canal.sentinel import master_of
@@ -36,3 +38,13 @@ async def source_of(endpoint: Endpoint) -> Endpoint:
     if endpoint.group is not None and endpoint.group.kind == "shard":
         await must_be_master(member, f"{endpoint.label}: the cluster names {member.address}")
     return member
+
+
+async def answer(endpoint: Endpoint, *words: bytes, timeout_s: float = 10.0) -> Any:
+    """The reply to one command, over a connection of its own to the server that is meant now.
+
+    Raises AuthError, PeerError for an error reply, and what `located` and `asking` raise. Nothing of it is left behind
+    when whoever asks is cancelled.
+    """
+    async with asking(await located(endpoint), timeout_s) as asker:
+        return await asker.ask(*words, timeout_s=timeout_s)

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from canal.endpoint import Endpoint, control
+from canal.endpoint import Endpoint
+from canal.errors import CanalError
+from canal.located import answer
 from sync.config import LinkConfig
 from sync.status import LinkStatus
 from sync.target.fence import parse_info
@@ -110,12 +112,9 @@ def room(directory: Path, max_bytes: int, journal_bytes: int) -> int | None:
 async def replication_info(source: Endpoint) -> tuple[int, str, int] | None:
     """(backlog size, replication id, newest offset) as INFO has them; None when it cannot be had."""
     try:
-        async with asyncio.timeout(5), control(source) as client:
-            raw = await client.execute_command(b"INFO", b"replication")  # type: ignore[no-untyped-call]
-    except Exception:  # whatever it is, following the source says it better
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():  # redis-py makes another error of a cancelled connection attempt
-            raise asyncio.CancelledError from None
+        async with asyncio.timeout(5):
+            raw = await answer(source, b"INFO", b"replication")
+    except (CanalError, TimeoutError):  # following the source says it better
         return None
     fields = parse_info(raw)
     try:

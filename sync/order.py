@@ -31,10 +31,19 @@ _RETRY_S: Final = 0.5
 
 
 class Order:
-    """Of one session. ``direct``: the datacenters to wait for. ``wake`` is called when there is news."""
+    """Of one session. ``direct``: the datacenters to wait for. ``wake`` is called when there is news, ``waits`` when a
+    batch begins to wait.
+    """
 
-    def __init__(self, target: Endpoint, direct: tuple[str, ...], wait_s: float, wake: Callable[[], None]) -> None:
-        self.waits = 0
+    def __init__(
+        self,
+        target: Endpoint,
+        direct: tuple[str, ...],
+        wait_s: float,
+        wake: Callable[[], None],
+        waits: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._waits = waits
         self.broken: dict[str, int] = {}  # datacenter -> offset that the target does not have yet
         self._target = target
         self._direct = direct
@@ -58,7 +67,7 @@ class Order:
         now = time.monotonic()
         if waited and not self._since:
             self._since = now
-            self.waits += 1
+            self._waits()
         if waited and now - self._since < self._wait_s:
             self._poll()
             return True

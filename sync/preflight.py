@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from canal.commands import ServerKind
-from canal.endpoint import control
 from canal.errors import CanalError, ConfigError, Refused
+from canal.located import answer
 from canal.position import Position
 from sync.config import LinkConfig
 from sync.homes import refuse_clusters
@@ -22,9 +21,8 @@ log = logging.getLogger(__name__)
 async def source_info(config: LinkConfig) -> ServerInfo | None:
     """What the source is. None when INFO is not permitted or it cannot be reached: following it needs neither."""
     try:
-        async with control(config.source) as client:
-            raw: Any = await client.execute_command(b"INFO")  # type: ignore[no-untyped-call]  # as bytes: not parsed
-    except Exception as error:
+        raw = await answer(config.source, b"INFO")
+    except CanalError as error:
         log.debug("no INFO of the source: %s", error)
         return None
     assert isinstance(raw, bytes)
@@ -124,9 +122,8 @@ async def refuse_databases(config: LinkConfig, placing: Placing) -> None:
     A source that may not be asked is passed over; what comes later becomes dead letters.
     """
     try:
-        async with control(config.source) as client:
-            raw: Any = await client.execute_command(b"INFO", b"keyspace")  # type: ignore[no-untyped-call]
-    except Exception as error:
+        raw = await answer(config.source, b"INFO", b"keyspace")
+    except CanalError as error:
         log.debug("no INFO of the source: %s", error)
         return
     held = [int(name[2:]) for name in parse_info(raw) if name.startswith("db") and name[2:].isdigit()]

@@ -464,7 +464,8 @@ class Replay:
         session.converge = self._converge
         session.slots = self.slots
         if self._converge is not None and config.direct:
-            session.order = Order(config.target, config.direct, config.causal_wait_s, self._wake.set)
+            wait_s, waits = config.causal_wait_s, self._status.waits_for_others
+            session.order = Order(config.target, config.direct, wait_s, self._wake.set, waits)
         return session
 
     async def _begin_reunion(self, reunion: Reunion) -> None:

@@ -177,7 +177,6 @@ class Session:
             if self._ahead is not None:
                 self._ahead.close()
             if self.order is not None:
-                self.status.causal_waits += self.order.waits
                 await self.order.close()
             if self.guard is not None:
                 self.guard.close()

@@ -151,6 +151,10 @@ class LinkStatus:
         """Count commands that were not replayed, with the reason (a closed set of short words)."""
         self.commands_filtered[reason] = self.commands_filtered.get(reason, 0) + count
 
+    def waits_for_others(self) -> None:
+        """A batch begins to wait for another datacenter's writes."""
+        self.causal_waits += 1
+
     def observe_latency(self, seconds: float) -> None:
         """Receive → commit time of one batch."""
         self.latency_sum += seconds

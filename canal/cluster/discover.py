@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
-from redis.exceptions import RedisError, ResponseError
-
+from canal.asking import asking
 from canal.cluster.topology import Member, Topology, parse_shards, parse_slots
-from canal.endpoint import control, control_error
-from canal.errors import AuthError, CanalError, ConfigError, TlsError, Unreachable, Unready
+from canal.errors import AuthError, CanalError, ConfigError, PeerError, TlsError, Unreachable, Unready
 from canal.url import Endpoint
 
 log = logging.getLogger(__name__)
@@ -45,24 +43,24 @@ async def discover(endpoint: Endpoint, known: Iterable[Member] = (), *, shards: 
 async def ask(node: Endpoint, *, shards: bool = False) -> Topology:
     """The topology as one node sees it. Raises what its connection raises, Unready while it knows of no slots."""
     try:
-        async with control(node, timeout_s=_ANSWER_S) as client:
+        async with asking(node, _ANSWER_S) as asker:
             topology = None
             if shards:
                 try:
-                    reply: Any = await client.execute_command(b"CLUSTER", b"SHARDS")  # type: ignore[no-untyped-call]
+                    reply = await asker.ask(b"CLUSTER", b"SHARDS", timeout_s=_ANSWER_S)
                     topology = parse_shards(reply, node.host, tls=node.tls is not None)
-                except ResponseError as error:
+                except PeerError as error:
                     if "unknown subcommand" not in str(error).lower():
                         raise
             if topology is None:
-                reply = await client.execute_command(b"CLUSTER", b"SLOTS")  # type: ignore[no-untyped-call]
+                reply = await asker.ask(b"CLUSTER", b"SLOTS", timeout_s=_ANSWER_S)
                 topology = parse_slots(reply, node.host)
-    except (RedisError, OSError) as error:
+    except PeerError as error:
         if "cluster support disabled" in str(error):
             raise ConfigError(
                 f"{node.label} is no node of a Redis Cluster (cluster-enabled no): give it as redis:// instead"
             ) from None
-        raise control_error(node, error, _ANSWER_S) from None
+        raise
     if not topology.masters:
         raise Unready(f"{node.label} knows of no slots that are served: is its cluster up?")
     return topology
