@@ -2,14 +2,17 @@
 
 They are compared, with what is on its way applied in between, and only those that differ again and again are in
 dispute. To have each of them echoed would be as right in the end, but would write older values over newer ones on the
-side that is ahead, each time a connection breaks.
+side that is ahead, each time a connection breaks. For the same reason nothing is said while a link between the two is
+behind, and a key that is written all the time is looked at for long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
@@ -26,10 +29,27 @@ from sync.verify.side import Pair
 log = logging.getLogger(__name__)
 
 _ALIKE: Final = 3  # looks that saw the same difference, until the key is in dispute
-_PATIENCE: Final = 12  # looks in all: a key that never rests is taken for one in dispute
+_PATIENCE_S: Final = 600.0  # a key that never rests for so long is taken for one in dispute
 _AT_ONCE: Final = 500
 _PAUSE_S: Final = 0.3
 _REST_S: Final = 2.0
+_REST_MOST_S: Final = 5.0  # between looks at what never rests
+
+
+@dataclass(slots=True)
+class _Doubt:
+    """A key, since when it is looked at, and what was seen last."""
+
+    since: float
+    seen: Suspect | None = None
+    alike: int = 0
+
+    def differs_again(self, found: Suspect) -> int:
+        """How many looks in a row have seen the same."""
+        before = self.seen
+        same = before is not None and (found.kind, found.mark) == (before.kind, before.mark)
+        self.seen, self.alike = found, self.alike + 1 if same else 1
+        return self.alike
 
 
 class Doubts:
@@ -39,7 +59,8 @@ class Doubts:
         self, config: LinkConfig, status: LinkStatus, mapping: Mapping, differs: Callable[[list[Place]], None]
     ) -> None:
         self._config, self._status, self._mapping, self._differs = config, status, mapping, differs
-        self._keys: dict[Place, tuple[Suspect | None, int, int]] = {}  # as last seen, looks alike, looks
+        self._keys: dict[Place, _Doubt] = {}
+        self._pause_s = _PAUSE_S
         self._wake = asyncio.Event()
 
     def __len__(self) -> int:
@@ -48,7 +69,8 @@ class Doubts:
     def add(self, places: Iterable[Place]) -> None:
         """Compare these keys once the link streams."""
         for place in places:
-            self._keys.setdefault(place, (None, 0, 0))
+            self._keys.setdefault(place, _Doubt(time.monotonic()))
+        self._pause_s = _PAUSE_S
         self._wake.set()
 
     async def run(self) -> None:
@@ -62,7 +84,7 @@ class Doubts:
                         pair = None
                     self._wake.clear()
                     await self._wake.wait()
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(self._pause_s)
                 if self._status.state != "streaming" or self._status.paused:
                     continue
                 try:
@@ -81,23 +103,22 @@ class Doubts:
     async def _look(self, pair: Pair) -> None:
         """One look at some of them, after what was on its way is applied."""
         goal = self._status.source_offset
-        await Flow(pair).settle(_PAUSE_S)
-        if self._status.applied_offset < goal or self._status.state != "streaming":
+        settled = await Flow(pair).settle(_PAUSE_S)
+        if not settled or self._status.applied_offset < goal or self._status.state != "streaming":
             return
         places = list(islice(self._keys, _AT_ONCE))
         found = {(one.db, one.key): one for one in await Looks(pair, Options(), self._mapping).at(places)}
-        disputed = []
+        disputed, now = [], time.monotonic()
         for place in places:
-            before, alike, times = self._keys.pop(place)
+            doubt = self._keys.pop(place)
             one = found.get(place)
             if one is None:
                 continue
-            same = before is not None and (one.kind, one.mark) == (before.kind, before.mark)
-            alike, times = alike + 1 if same else 1, times + 1
-            if alike >= _ALIKE or times >= _PATIENCE:
+            if doubt.differs_again(one) >= _ALIKE or now - doubt.since > _PATIENCE_S:
                 disputed.append(place)
             else:
-                self._keys[place] = (one, alike, times)
+                self._keys[place] = doubt
+        self._pause_s = min(_REST_MOST_S, self._pause_s * 1.05)
         if disputed:
             log.info("%d keys whose replies were lost differ: their homes write them again", len(disputed))
             self._differs(disputed)

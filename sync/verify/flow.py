@@ -24,14 +24,14 @@ class Flow:
         self._pair = pair
         self._ways = ((pair.first, pair.second), (pair.second, pair.first))
 
-    async def settle(self, pause_s: float) -> None:
+    async def settle(self, pause_s: float) -> bool:
         """Wait ``pause_s``, and further until everything written before is applied as far as links run.
 
-        Not for longer than a minute, and not for a link that stands still.
+        Not for longer than a minute, and not for a link that stands still: False where one is behind then.
         """
         goals = [(target, await _offset(source)) for source, target in self._ways]
         await asyncio.sleep(pause_s)
-        await asyncio.gather(*(self._reached(target, goal) for target, goal in goals if goal is not None))
+        return all(await asyncio.gather(*(self._reached(target, goal) for target, goal in goals if goal is not None)))
 
     async def forward(self) -> bool:
         """Does a link run from the first side to the second?"""
@@ -61,16 +61,17 @@ class Flow:
         here = await _offset(source)
         return here is not None and await _applied(target, here.replid) is not None
 
-    async def _reached(self, target: Side, goal: Position) -> None:
+    async def _reached(self, target: Side, goal: Position) -> bool:
         began = moved = time.monotonic()
         last = -1
         while (now := time.monotonic()) - began < _MOST_S and now - moved < _STANDING_S:
             applied = await _applied(target, goal.replid)
             if applied is None or applied >= goal.offset:
-                return
+                return True
             if applied != last:
                 last, moved = applied, now
             await asyncio.sleep(_LOOK_S)
+        return False
 
 
 async def _offset(side: Side) -> Position | None:
