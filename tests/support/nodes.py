@@ -8,6 +8,8 @@ site.wait_streaming("t1")
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -75,7 +77,7 @@ class NodeProcess:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port.number}{path}", timeout=5) as answer:
                 return str(answer.read().decode())
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return ""
 
     def status(self) -> dict[str, Any]:
@@ -94,10 +96,10 @@ class NodeProcess:
         assert self.process is not None
         found = [self.process.pid]
         for pid in found:
-            tasks = Path(f"/proc/{pid}/task")
-            for task in list(tasks.iterdir()) if tasks.exists() else []:
-                children = task / "children"
-                found += [int(child) for child in children.read_text().split()] if children.exists() else []
+            with contextlib.suppress(OSError):  # it may end while it is looked at
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    with contextlib.suppress(OSError):
+                        found += [int(child) for child in (task / "children").read_text().split()]
         return found
 
     def workers(self) -> list[int]:
