@@ -174,7 +174,7 @@ class Replay:
             return await self._one_session()
         except BatchRefused as error:
             log.warning("%s; looking for the command", error)
-            end = self._session.refused(error) if self._session is not None else None
+            end = self._session.refusals.refused(error) if self._session is not None else None
             if end is not None:
                 raise end from None
             return False
@@ -234,7 +234,7 @@ class Replay:
         batch = self._troubles.lost(error, session.committed, flights[0].batch if flights else None)
         if batch is not None:
             why = f"the connection was lost {self._troubles.losses} times when this unit was sent: {error}"
-            end = session.poisonous(batch, why)
+            end = session.refusals.poisonous(batch, why)
             if end is not None:
                 raise end
 

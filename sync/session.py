@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from canal.capture import Capture
-from canal.errors import CanalError, ReplayError, Unready
+from canal.errors import CanalError, Unready
 from canal.journal.chunk import Chunk
 from canal.journal.reader import StreamReader
 from canal.position import Position
@@ -18,7 +18,7 @@ from sync import crossslot
 from sync.batch import Batch, Batcher, command_at, without
 from sync.config import LinkConfig
 from sync.converge import Converge
-from sync.deadletter import DeadLetters, describe
+from sync.deadletter import DeadLetters
 from sync.effects import without_effect
 from sync.expiry import Deadlines
 from sync.fetch import fetch
@@ -29,6 +29,7 @@ from sync.lookahead import Lookahead
 from sync.order import Order
 from sync.pacing import Pacing
 from sync.refetch import Fetched, Refetch, unit_of
+from sync.refusals import Refusals
 from sync.render import RAW, Failures, Form
 from sync.rules import Rules
 from sync.slots import SlotKeeper
@@ -38,11 +39,11 @@ from sync.target.cluster.parts import ClusterParts
 from sync.target.cluster.writer import ClusterWriter
 from sync.target.connection import Connection
 from sync.target.fence import Fence
-from sync.target.standalone import BatchRefused, Writer
+from sync.target.standalone import Writer
 from sync.throttle import Throttle
 from sync.troubles import Troubles
 from sync.ttl import TtlGuard, TtlMemory
-from sync.unit import DeadLetter, Unit, UnitReader
+from sync.unit import Unit, UnitReader
 from sync.verify.sampler import Sampler
 from sync.watch import SourceWatch
 
@@ -89,11 +90,11 @@ class Session:
         self.wake = wake
         self.troubles = troubles
         self.watch = watch
-        self.dead = dead
         self.generation = generation  # of the capture, when it was decided to go on at ``start``
         self.batches = 0  # committed by this session
         self.committed = fence.checkpoint.position.offset if fence.checkpoint.position else 0
         self.last_replid = start.replid
+        self.refusals = Refusals(config, status, dead, troubles, lambda: self.last_replid)
         self.fatal: CanalError | None = None
         self.databases = 16  # of the target
         self.paused = False  # nothing new is taken from the journal; what was sent is finished
@@ -290,7 +291,7 @@ class Session:
             self.sampler.take(units.peek(chunk.data))
         for unit in units.feed(chunk.offset, chunk.data, chunk.received_ms):
             numbers = self.troubles.skip.get(unit.end)
-            halt = halt or self._dead_units(unit.dead, unit.end)
+            halt = halt or self.refusals.units(unit.dead, unit.end)
             if halt is not None:
                 break
             batcher.add(unit if numbers is None else without(unit, numbers))
@@ -540,65 +541,6 @@ class Session:
             if self.converge is not None and not batch.snapshot and self.converge.refused(db, argv, text):
                 self.status.conflicts_marked += 1
                 continue
-            error = self.give_up(end, db, argv, text)
+            error = self.refusals.give_up(end, db, argv, text)
             if self.config.on_error == "stop" and self.fatal is None:
                 self.fatal = error  # nothing more is sent; what is on its way may hold failures too
-
-    def give_up(self, end: int, db: int, argv: list[bytes], text: str) -> ReplayError:
-        """Write a dead letter; the error says which command failed where."""
-        status = self.status
-        if self.dead.write(end, self.last_replid, db, argv, text):
-            status.dead_letters += 1
-            status.commands_failed += 1
-        error = ReplayError(
-            f"the target refused a command: {describe(argv)} in database {db}, ending at offset {end}: {text}. "
-            f"It is kept in {self.dead.path}; mend the key and start again, or use on_error: continue"
-        )
-        status.failed(error)
-        return error
-
-    def _dead_units(self, letters: list[DeadLetter], end: int) -> CanalError | None:
-        """Commands that cannot be carried to this target at all."""
-        first: CanalError | None = None
-        for letter in letters:
-            error = self.give_up(end, letter.db, letter.argv, letter.error)
-            first = first or error
-        return first if self.config.on_error == "stop" else None
-
-    def poisonous(self, batch: Batch, why: str) -> CanalError | None:
-        """Give the first unit of a batch up, at which connections are lost. Returns what ends the link by policy."""
-        if not batch.units:
-            return None
-        unit, first = batch.units[0], None
-        for number in range(unit.count):
-            found = command_at(batch, number)
-            assert found is not None
-            db, argv, end = found
-            given_up = self.give_up(end, db, argv, why)
-            first = first or given_up
-        skip = self.troubles.snapshot_skip if batch.snapshot else self.troubles.skip
-        skip.setdefault(unit.end, set()).update(range(unit.count))
-        self.troubles.progressed()
-        return first if self.config.on_error == "stop" else None
-
-    def refused(self, error: BatchRefused) -> CanalError | None:
-        """A batch that the target will not take as a whole: look for the command, then go by the policy.
-
-        Returns what ends the link, or None to go on with another session.
-        """
-        batch, troubles = error.batch, self.troubles
-        if len(batch.units) > 1 or (batch.units and not batch.units[0].atomic and batch.units[0].count > 1):
-            if batch.snapshot:
-                troubles.snapshot_single = True
-            troubles.single_until = max(troubles.single_until, batch.end)
-            return None
-        skip = troubles.snapshot_skip if batch.snapshot else troubles.skip
-        first: CanalError | None = None
-        for number, text in error.failures:
-            found = command_at(batch, number)
-            if found is not None:
-                db, argv, end = found
-                given_up = self.give_up(end, db, argv, text)
-                first = first or given_up
-                skip.setdefault(batch.units[0].end, set()).add(number)
-        return first if self.config.on_error == "stop" else None

@@ -285,7 +285,7 @@ class SnapshotRun:
             at, db, key, expire_ms = self._start.offset, self._start.db, self._start.key, self._start.expire_ms
             payload, self._passed_over = b"", True
         argv = [b"RESTORE", key, b"%d" % (expire_ms or 0), payload, b"REPLACE", b"ABSTTL"]
-        problem: CanalError = session.give_up(at, db, argv, str(error))
+        problem: CanalError = session.refusals.give_up(at, db, argv, str(error))
         if session.config.on_error == "stop":
             raise problem
 
