@@ -10,7 +10,8 @@ each key that still differs is echoed by the side whose state wins:
   brought back. Of two states the home's wins.
 
 ``reunion.json`` in the state directory, and a reserved key at the target, say that a reunion is due, from before the
-snapshot is applied until it is done: a crash in between is no loss, and the link back knows that this one was lost.
+snapshot is applied until it is done: a crash in between is no loss, a node that takes the shard over goes on with it,
+and the link back knows that this one was lost.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class Reunion:
 
     async def run(self) -> None:
         """Until cancelled: each reunion that becomes due, as soon as the stream flows."""
+        await self._take_over()
         while True:
             await self._due.wait()
             await asyncio.sleep(_LOOK_S)
@@ -97,6 +99,24 @@ class Reunion:
                 log.warning("%d keys differ still after the resync: looking again", left)
                 continue
             await self._end(left)
+
+    async def _take_over(self) -> None:
+        """One that another node had begun: its directory is not ours, but the target knows."""
+        while not self._due.is_set():
+            await asyncio.sleep(_LOOK_S)
+            if self._status.state != "streaming":
+                continue
+            try:
+                conn = await connect(self._config.target)
+                try:
+                    if await conn.call(b"EXISTS", reunion_key(self._config.task, self._config.shard)):
+                        self._due.set()
+                    return
+                finally:
+                    conn.close()
+            except CanalError as error:
+                log.info("it is not known yet whether a reunion is due: %s", error)
+                await asyncio.sleep(_REST_S)
 
     async def _end(self, left: int) -> None:
         """It is done, or given up for what cannot be brought together: values too large, keys that never rest."""

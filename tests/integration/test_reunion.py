@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 from canal.endpoint import parse_url
+from sync.config import LinkConfig
+from sync.homes import Homes
+from sync.reunion import Reunion, reunion_key
+from sync.status import LinkStatus
 from sync.verify import Options, compare
 from tests.conftest import StartServer
 from tests.support.links import Link
@@ -146,3 +150,29 @@ def test_both_links_are_lost_while_both_sides_write_and_delete(sides: Sides) -> 
         assert client.exists(*(f"k{number}" for number in range(300))) == 300  # nobody knows: absence deletes nothing
         assert client.exists(*(f"{name}{number}" for name in "ab" for number in range(50))) == 100
     sides.close()
+
+
+async def test_a_node_that_takes_over_goes_on_with_a_reunion(redis_server: StartServer, tmp_path: Path) -> None:
+    """The node before applied the snapshot and died: what its `existing` left different would stay so."""
+    a, b = redis_server(), redis_server()
+    config = LinkConfig("t", parse_url(a.url), parse_url(b.url), tmp_path, source_dc="a", target_dc="b", two_way=True)
+    b.control.set(reunion_key("t", "0"), 1)
+
+    async def told(until: Callable[[LinkStatus], bool]) -> str:
+        """What a link that starts says of its reunion."""
+        status = LinkStatus("t", "0", "a", "b")
+        status.state = "streaming"
+        running = asyncio.create_task(Reunion(config, status, Homes(("hash",), ("a", "b"))).run())
+        await asyncio.to_thread(wait_until, lambda: until(status), 30, "it was asked at the target")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return status.reunion
+
+    assert await told(lambda status: status.reunion != "")
+    b.control.delete(reunion_key("t", "0"))
+    asked = _asked(b)
+    assert not await told(lambda _: _asked(b) > asked)
+
+
+def _asked(server: Server) -> int:
+    return int(server.info("commandstats")["cmdstat_exists"]["calls"])
