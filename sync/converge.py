@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 from canal.capture import Capture
@@ -110,7 +111,8 @@ class Converge:
         self._source = Echoer(config.source, self._figures, self._echoed, "source", config.echoes_per_second)
         self._target = Echoer(config.target, self._figures, self._echoed, "target", config.echoes_per_second)
         mapping = TaskMapping(Transform(config.transform))
-        self._doubts = Doubts(config, status, mapping, lambda places: self.differs(places, "reply lost"))
+        differs = partial(self.differs, reason="reply lost")
+        self._doubts = Doubts(config, status, mapping, differs, self.never_rests)
         self._next_tick = 0.0
         self._next_save = 0.0
         self._saved: tuple[int, int] | None = None
@@ -365,6 +367,17 @@ class Converge:
                 self._target.ask([place])
             elif found is not None:
                 found.restate(place)
+
+    def never_rests(self, places: Iterable[Place]) -> None:
+        """Keys written so often that nobody can say whether they differ: whoever writes them echoes them.
+
+        The other side's state, its home's too, lacks what is on its way, and a queue set back to that gives elements
+        out twice.
+        """
+        found = self.conflicts
+        for place in places:
+            ours = found is not None and found.local_window.get(place) > found.oldest_seen
+            (self._source if ours else self._target).ask([place])
 
     def judged(self, position: Position, db: int) -> None:
         """Replies to all writes up to there were looked at."""

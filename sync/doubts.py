@@ -29,7 +29,7 @@ from sync.verify.side import Pair
 log = logging.getLogger(__name__)
 
 _ALIKE: Final = 3  # looks that saw the same difference, until the key is in dispute
-_PATIENCE_S: Final = 600.0  # a key that never rests for so long is taken for one in dispute
+_PATIENCE_S: Final = 60.0  # what changes from look to look for so long counts as restless
 _AT_ONCE: Final = 500
 _PAUSE_S: Final = 0.3
 _REST_S: Final = 2.0
@@ -53,12 +53,20 @@ class _Doubt:
 
 
 class Doubts:
-    """``await run()`` beside a link. ``differs`` is told of keys that are in dispute."""
+    """``await run()`` beside a link. ``differs`` is told of keys that are in dispute, ``restless`` of those that change
+    from look to look, so that it cannot be said.
+    """
 
     def __init__(
-        self, config: LinkConfig, status: LinkStatus, mapping: Mapping, differs: Callable[[list[Place]], None]
+        self,
+        config: LinkConfig,
+        status: LinkStatus,
+        mapping: Mapping,
+        differs: Callable[[list[Place]], None],
+        restless: Callable[[list[Place]], None],
     ) -> None:
-        self._config, self._status, self._mapping, self._differs = config, status, mapping, differs
+        self._config, self._status, self._mapping = config, status, mapping
+        self._differs, self._restless = differs, restless
         self._keys: dict[Place, _Doubt] = {}
         self._pause_s = _PAUSE_S
         self._wake = asyncio.Event()
@@ -108,20 +116,25 @@ class Doubts:
             return
         places = list(islice(self._keys, _AT_ONCE))
         found = {(one.db, one.key): one for one in await Looks(pair, Options(), self._mapping).at(places)}
-        disputed, now = [], time.monotonic()
+        disputed, restless, now = [], [], time.monotonic()
         for place in places:
             doubt = self._keys.pop(place)
             one = found.get(place)
             if one is None:
                 continue
-            if doubt.differs_again(one) >= _ALIKE or now - doubt.since > _PATIENCE_S:
+            if doubt.differs_again(one) >= _ALIKE:
                 disputed.append(place)
+            elif now - doubt.since > _PATIENCE_S:
+                restless.append(place)
             else:
                 self._keys[place] = doubt
         self._pause_s = min(_REST_MOST_S, self._pause_s * 1.05)
         if disputed:
             log.info("%d keys whose replies were lost differ: their homes write them again", len(disputed))
             self._differs(disputed)
+        if restless:
+            log.info("%d keys whose replies were lost never rest: who writes them writes them again", len(restless))
+            self._restless(restless)
 
 
 __all__ = ["Doubts"]

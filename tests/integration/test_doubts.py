@@ -35,7 +35,8 @@ class Compared:
         )
         self.status = LinkStatus("t", "0", "a", "b")
         self.status.state = "streaming"
-        self.doubts = Doubts(config, self.status, TaskMapping(Transform(config.transform)), self.disputed.extend)
+        mapping = TaskMapping(Transform(config.transform))
+        self.doubts = Doubts(config, self.status, mapping, self.disputed.extend, self.disputed.extend)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
