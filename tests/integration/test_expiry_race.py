@@ -41,6 +41,12 @@ def _read_all(server: Server) -> list[bytes | None]:
     return pipe.execute()  # type: ignore[no-any-return]
 
 
+@pytest.fixture
+def in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine: a late link holds deadlines off (test_lag_ttl.py), so that the reader's live longer."""
+    monkeypatch.setattr("sync.ttl.LATE_S", 3600.0)
+
+
 class Pair:
     """Two datacenters with a link each way through a slow line."""
 
@@ -78,7 +84,7 @@ class Pair:
 @pytest.mark.parametrize("writer", ["gated", "guarded"])
 @pytest.mark.parametrize("reader_side", ["a", "b"])
 async def test_no_fresh_value_is_lost(
-    redis_server: StartServer, proxy: Callable[..., Proxy], tmp_path: Path, reader_side: str, writer: str
+    redis_server: StartServer, proxy: Callable[..., Proxy], tmp_path: Path, in_time: None, reader_side: str, writer: str
 ) -> None:
     a, b = redis_server("7.0"), redis_server("7.0")
     for server in (a, b):
@@ -128,7 +134,7 @@ async def test_user_deletes_among_expiry_are_all_carried_out(
 
 
 async def test_deadlines_are_known_again_after_a_restart(
-    redis_server: StartServer, proxy: Callable[..., Proxy], tmp_path: Path
+    redis_server: StartServer, proxy: Callable[..., Proxy], tmp_path: Path, in_time: None
 ) -> None:
     a, b = redis_server("7.0"), redis_server("7.0")
     for server in (a, b):
