@@ -30,7 +30,7 @@ Source = tuple[int, bytes]
 """(database, commands as RESP) as they stand in the stream."""
 
 _SNAPSHOT: Final = (b"snapshot", b"first", b"again")
-_SILENT_S: Final = 30.0
+_SILENT_S: Final = 600.0
 _PROMPT_S: Final = 2.0
 _AGAIN_S: Final = 2.0
 _STALE_S: Final = 30.0

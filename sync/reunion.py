@@ -44,11 +44,11 @@ _NAME: Final = "reunion.json"
 _KEY: Final = RESERVED + b"reunion:"
 _LIVES_MS: Final = 24 * 3_600_000  # a link that is gone hinders nobody for longer
 _LOOK_S: Final = 0.2
-_BACK_S: Final = 60.0  # the link back is waited for
+_BACK_S: Final = 300.0  # the link back is waited for
 _REST_S: Final = 5.0
 _SLACK_BYTES: Final = 16 << 10  # PINGs of an idle source, which its link does not commit
 _ROUNDS: Final = 5
-_OPTIONS: Final = Options(rounds=2, pause_s=0.5, keep=5000)
+_OPTIONS: Final = Options(rounds=2, pause_s=0.5, keep=5000, flowing=True)
 
 
 def reunion_key(task: str, shard: str) -> bytes:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from canal.endpoint import Endpoint
-from canal.errors import ConfigError
+from canal.errors import ConfigError, Unready
 from sync.filters import KeyPattern
 from sync.verify.flow import Flow
 from sync.verify.glance import Place
@@ -29,6 +29,7 @@ from sync.verify.side import Pair, Side
 CHUNKS: Final = 4  # glances of one page under way at the same time
 _SAVE_S: Final = 2.0
 _SAVED_SUSPECTS: Final = 2000
+_WAITS: Final = 20
 
 Save = Callable[[dict[str, Any]], None]
 
@@ -282,7 +283,7 @@ class Comparison:
                 del seen[name]
             if not self._suspects or looks >= options.rounds + options.patience:
                 break
-            await self._flow.settle(options.pause_s)
+            await self._rest()
             now = {_name(one): one for one in await self._again()}
             seen = {name: seen[name] + 1 if _still(self._suspects.get(name), one) else 1 for name, one in now.items()}
             self._suspects = now
@@ -291,6 +292,14 @@ class Comparison:
             self._show()
         report.unsettled += len(self._suspects)
         self._suspects = {}
+
+    async def _rest(self) -> None:
+        """Until what is on its way is applied. Raises Unready when that takes too long to say what differs."""
+        options = self._options
+        for _ in range(_WAITS):
+            if await self._flow.settle(options.pause_s) or not options.flowing:
+                return
+        raise Unready("a link between the two sides stands still, so it cannot be told what differs")
 
     def _count(self, one: Suspect) -> None:
         self.report.add(Difference(one.db, one.key, one.kind, one.detail), self._options.keep)

@@ -31,6 +31,7 @@ class Options:
     max_weight: int = 20_000  # elements asked for in one go
     max_bytes: int = 4 << 20  # of values asked for in one go; larger ones are compared in pieces
     keep: int = 10_000
+    flowing: bool = False  # no look counts while a link between the sides is behind and stands still
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ MIXED: tuple[Make, ...] = (
     lambda r, k: ("RPOP", f"{k}:list:{r.randrange(100)}"),
 )
 
-_NOT_NOW = ("CLUSTERDOWN", "TRYAGAIN", "LOADING", "MASTERDOWN", "READONLY", "ERR BUSYKEY")
+_NOT_NOW = ("CLUSTERDOWN", "TRYAGAIN", "BUSY ", "LOADING", "MASTERDOWN", "READONLY", "ERR BUSYKEY")
 
 
 def seed(cluster: Cluster) -> None:
