@@ -107,6 +107,7 @@ GAUGES: Final[tuple[tuple[str, str, Value], ...]] = (
     ),
     ("refetch_waiting_keys", "Keys that wait to be fetched from the source.", lambda s: s.refetch_keys),
     ("conflicts_waiting_keys", "Keys that not every datacenter has settled.", lambda s: s.conflicts_waiting),
+    ("expiry_tracked_keys", "Keys whose deadline is followed, two ways.", lambda s: s.expiry_keys),
     ("window_keys", "Writes not yet seen by every datacenter, as far as looked into.", lambda s: s.window_keys),
     ("echoes_suspended", "1 while datacenters disagree on the homes of keys.", lambda s: int(bool(s.echoes_suspended))),
     (
@@ -160,6 +161,9 @@ COUNTERS: Final[tuple[tuple[str, str, Value], ...]] = (
     ("echo_bytes", "Bytes of values that were echoed.", lambda s: s.echo_bytes),
     ("echoes_left_out", "Keys too big to be echoed.", lambda s: s.echoes_big),
     ("echoes_failed", "Keys whose echo failed.", lambda s: s.echoes_failed),
+    ("expiry_deletes", "Deletes of expired keys sent with a condition.", lambda s: s.expiry_deletes),
+    ("expiry_deletes_refused", "Those whose key lives on at the target.", lambda s: s.expiry_refused),
+    ("expiry_untracked", "Deadlines not followed, for lack of room.", lambda s: s.expiry_untracked),
     ("causal_waits", "Batches that waited for another datacenter's writes.", lambda s: s.causal_waits),
     ("causal_breaks", "Batches that went before another datacenter's writes.", lambda s: s.causal_breaks),
     ("verify_keys", "Keys that the sampler compared.", lambda s: s.verify_keys),

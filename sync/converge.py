@@ -28,7 +28,7 @@ from sync.conflictlog import ConflictLog
 from sync.doubts import Doubts
 from sync.echo import Echoed, Echoer, EchoFigures
 from sync.effects import is_usual
-from sync.expiry import is_conditional
+from sync.expiry import ExpiryRule, is_conditional
 from sync.homes import Homes, Place
 from sync.rules import Dropped, Rules, Watch
 from sync.seen import format_seen, parse_position, parse_seen
@@ -102,6 +102,7 @@ class Converge:
     def __init__(self, config: LinkConfig, status: LinkStatus) -> None:
         self.homes = Homes(config.home, datacenters_of(config))
         self.conflicts: Conflicts | None = None
+        self.expiry: ExpiryRule | None = None  # whose figures are shown
         self.past = ""  # for the tags: where another node would have to read from
         self.snapshot_seen = ""  # what the RDB's own tags say, once they were met
         self._config = config
@@ -319,6 +320,10 @@ class Converge:
         status.conflicts += found.figures.conflicts - self._counted_of(found)
         status.conflicts_waiting = len(found.pending)
         status.window_keys = sum(map(len, found.windows.values()))
+        if self.expiry is not None:
+            deadlines = self.expiry.deadlines
+            status.expiry_keys, status.expiry_untracked = len(deadlines), deadlines.untracked
+            status.expiry_deletes = self.expiry.conditional
         figures = self._figures
         status.echoes, status.echo_bytes = figures.echoed, figures.bytes
         status.echoes_waiting = figures.waiting
@@ -345,6 +350,7 @@ class Converge:
     def unlike(self, db: int, argv: list[bytes]) -> None:
         """A command had no effect at the target where it must have had one, or where that cannot be told."""
         if is_conditional(argv):
+            self._status.expiry_refused += 1
             # An expired key that lives on at the target. Nobody meant the key's end, so the living one is written
             # again; where both wrote it since, that is a conflict as any other.
             self._target.ask([(db, argv[3])])

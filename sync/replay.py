@@ -117,6 +117,8 @@ class Replay:
         self._ttl_memory = TtlMemory(seen=state.ttl_seen, note=self._note_ttl)
         self._learned = False  # the deadlines at the source are known
         self._converge = Converge(config, status) if config.two_way else None
+        if self._converge is not None:
+            self._converge.expiry = self._expiry
         self.reunion: Reunion | None = None
         if self._converge is not None and config.snapshot.existing == "home":
             self.reunion = Reunion(config, status, self._converge.homes)

@@ -130,6 +130,10 @@ class LinkStatus:
     echoes_big: int = 0  # left alone because of their size
     echoes_failed: int = 0
     echoes_suspended: str = ""  # why; empty while they go on
+    expiry_keys: int = 0  # two ways: keys whose deadline is followed
+    expiry_untracked: int = 0  # deadlines that are not, for lack of room: their keys are deleted without condition
+    expiry_deletes: int = 0  # deletes of expired keys that went with a condition
+    expiry_refused: int = 0  # and those that the target refused, since its copy lives on
     window_keys: int = 0  # writes not yet seen by every datacenter, as far as they were looked into
     causal_waits: int = 0  # batches that waited for another datacenter's writes
     causal_breaks: int = 0  # and those that went before them in the end

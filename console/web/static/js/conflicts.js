@@ -21,7 +21,8 @@ export function conflictPart(name, home) {
   return {
     element,
     update(task) {
-      const now = `${Boolean(task.two_way)} ${task.conflicts} ${task.conflicts_waiting} ${task.nodes}`;
+      const figures = [task.conflicts, task.conflicts_waiting, task.echoes, task.expiry_refused];
+      const now = `${Boolean(task.two_way)} ${figures} ${task.nodes}`;
       if (now === shown) return;
       shown = now;
       if (task.two_way) load(task);
@@ -40,8 +41,10 @@ const trouble = (found) => found.trouble.map((line) => h("p.hint", {}, line));
 
 function list(task, found) {
   const waiting = task.conflicts_waiting ? `, ${count(task.conflicts_waiting)} not settled everywhere yet` : "";
+  const echoes = task.echoes ? ` ${plural(task.echoes, "key")} echoed by their home.` : "";
+  const kept = task.expiry_refused ? ` ${plural(task.expiry_refused, "delete")} of an expired key refused, since it lives on at the target.` : "";
   return [
-    h("p", {}, `${plural(task.conflicts, "conflict")} since this worker started${waiting}.`), trouble(found),
+    h("p", {}, `${plural(task.conflicts, "conflict")} since this worker started${waiting}.${echoes}${kept}`), trouble(found),
     h("ul.log", { tabindex: "0", "aria-label": "Conflicts" }, found.conflicts.map((one) => h("li", {},
       h("time", { title: when(one.at) }, ago(one.at)),
       h("span", {}, h("code", {}, one.key), " ", h("b", {}, one.winner), " stays"),
