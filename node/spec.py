@@ -44,7 +44,7 @@ def _homes(spec: TaskSpec) -> dict[str, Any]:
     two_way = spec.two_way
     if two_way is None:
         return {}
-    names = ("home", "datacenters", "commutative", "window_max_keys", "echoes_per_second")
+    names = ("conflicts", "home", "datacenters", "commutative", "window_max_keys", "echoes_per_second")
     return {name: getattr(two_way, name) for name in names}
 
 

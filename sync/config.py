@@ -16,6 +16,7 @@ WriterMode = Literal["auto", "gated", "guarded"]
 SnapshotMode = Literal["auto", "always", "never"]
 Existing = Literal["home", "source", "target"]
 Flush = Literal["auto", "replay", "drop", "stop"]
+ConflictPolicy = Literal["settle", "off"]
 Fsync = Literal["always", "everysec", "no"]
 
 MiB = 1 << 20
@@ -62,6 +63,7 @@ class LinkConfig:
     two_way: bool = False
     flush: Flush = "auto"  # FLUSHALL, FLUSHDB, SWAPDB; auto: replay one way, stop in a two-way task
     accept_evictions: bool = False  # two-way over servers that evict: their DELs look like users'
+    conflicts: ConflictPolicy = "settle"  # two-way; off: no key is written in two datacenters at a time
     home: tuple[str, ...] = ("hash",)  # two-way: whose state of a key wins; words as in sync.homes
     datacenters: tuple[str, ...] = ()  # two-way: all that write, beside source, target and direct
     commutative: bool = False  # two-way: INCR-likes, SADD … of both sides are no conflict

@@ -74,7 +74,8 @@ _STUB: Final = b"#!lua name=%b\nredis.register_function('rediscanal_stub_%d', fu
 @dataclass(frozen=True, slots=True)
 class Echoed:
     """What became of one key. ``after``: the server's stream stood there just before; the echo is the next unit, so a
-    datacenter that has seen more than this has the echo. ``size``: bytes of its value. ``error``: of ``failed``.
+    datacenter that has seen more than this has the echo; of a whole cluster it says nothing. ``size``: bytes of its
+    value. ``error``: of ``failed``.
     """
 
     place: Place
@@ -91,7 +92,8 @@ async def echo(conn: Connection, places: Sequence[Place], big_bytes: int = BIG_B
     """
     keys = [place for place in places if place[0] != FUNCTIONS]
     libraries = [place for place in places if place[0] == FUNCTIONS]
-    out = await _echo_keys(conn, keys, big_bytes) if keys else []
+    each = _echo_apart if conn.several else _echo_keys
+    out = await each(conn, keys, big_bytes) if keys else []
     for place in libraries:
         out.append(await _echo_library(conn, place))
     return out
@@ -116,6 +118,13 @@ async def _echo_keys(conn: Connection, places: Sequence[Place], big_bytes: int) 
         raise classify(first, "echoing keys", conn.who)
     after = _position(conn, result[0])
     return [_outcome(conn, place, result[number], after) for place, number in zip(places, numbers, strict=True)]
+
+
+async def _echo_apart(conn: Connection, places: Sequence[Place], big_bytes: int) -> list[Echoed]:
+    """At a cluster: each key at its node. Its stream is one of several, so where it stood is not told."""
+    nowhere = Position("0" * 40, 0)
+    replies = await conn.calls([[b"EVAL", ECHO, b"1", key, b"%d" % big_bytes] for _, key in places], timeout=60.0)
+    return [_outcome(conn, place, reply, nowhere) for place, reply in zip(places, replies, strict=True)]
 
 
 async def _echo_by_slot(conn: Connection, places: Sequence[Place], big_bytes: int) -> list[Echoed]:

@@ -112,16 +112,35 @@ def library_name(argv: list[bytes]) -> bytes:
     return b""
 
 
-def refuse_clusters(source: Endpoint, target: Endpoint) -> None:
-    """Raise ConfigError for a two-way link with a Redis Cluster on either side.
+def refuse_clusters(
+    source: Endpoint,
+    target: Endpoint,
+    conflicts: str = "settle",
+    home: Sequence[str] = (HASH,),
+    direct: Sequence[str] = (),
+    flush: str = "auto",
+) -> None:
+    """Raise ConfigError for a two-way link whose conflicts cannot be settled, or that leaves them out where it cannot.
 
-    A cluster has as many streams as masters, and a tag's ``seen`` holds one position per datacenter; nor does a slot's
-    script judge replies.
+    A Redis Cluster has as many streams as masters, and a tag's ``seen`` holds one position per datacenter; nor does a
+    slot's script judge replies. So clusters are linked two ways only with ``conflicts`` off, which somebody has to say.
     """
-    for side, endpoint in (("source", source), ("target", target)):
-        if endpoint.group is not None and endpoint.group.kind != "sentinel":
-            raise ConfigError(
-                f"{side} {endpoint.label} is a Redis Cluster: two-way links are for single masters (with replicas and "
-                "Sentinels) on both sides, since what a datacenter has seen is one position of one stream. Replicate a "
-                "cluster one way, or give each datacenter a single master"
-            )
+    groups = (("source", source), ("target", target))
+    clusters = [(side, one) for side, one in groups if one.group is not None and one.group.kind != "sentinel"]
+    for side, endpoint in clusters if conflicts != "off" else ():
+        raise ConfigError(
+            f"{side} {endpoint.label} is a Redis Cluster: concurrent writes of one key cannot be told from its streams."
+            " Where each key is written in one datacenter at a time, say so for both directions: --conflicts off "
+            "(two_way.conflicts: off). Otherwise replicate the cluster one way, or give each datacenter a single master"
+        )
+    if conflicts != "off":
+        return
+    if any(word.rpartition("=")[2] == HASH for word in home):
+        raise ConfigError(
+            "conflicts: off needs to know where keys are written when both sides are brought together: give --home "
+            "(two_way.home) a datacenter, or PATTERN=DATACENTER and one for the rest; hash says nothing of that"
+        )
+    if direct:
+        raise ConfigError(f"conflicts: off is for two datacenters, and direct names {', '.join(direct)} besides")
+    if flush == "replay" and clusters:
+        raise ConfigError("--flush replay is not for clusters two ways: FLUSHALL of one master would empty all others")

@@ -106,9 +106,10 @@ def refuse_evictions(config: LinkConfig, source: ServerInfo | None, target: Serv
 
 
 def refuse_cluster(config: LinkConfig, target: ServerInfo) -> None:
-    """Raise ConfigError for a node of a cluster given as if it were a server by itself, and for clusters two ways."""
+    """Raise ConfigError for a node of a cluster given as a server by itself, and for what cannot go two ways."""
     if config.two_way:
-        refuse_clusters(config.source, config.target)
+        words = config.conflicts, config.home, config.direct, config.flush
+        refuse_clusters(config.source, config.target, *words)
     if target.cluster and (config.target.group is None or config.target.group.kind != "cluster"):
         raise ConfigError(
             f"target {config.target.label} is a node of a Redis Cluster: give the cluster as "

@@ -27,6 +27,7 @@ from sync.expiry import Deadlines, ExpiryRule
 from sync.failover import Fork
 from sync.heartbeat import Heartbeat
 from sync.held import held_key, read_held
+from sync.kept import Kept
 from sync.linkstate import LinkState
 from sync.order import Order
 from sync.preflight import (
@@ -116,7 +117,9 @@ class Replay:
         self.slots = SlotKeeper(config, status, self._transform, wake.set) if shard else None
         self._ttl_memory = TtlMemory(seen=state.ttl_seen, note=self._note_ttl)
         self._learned = False  # the deadlines at the source are known
-        self._converge = Converge(config, status) if config.two_way else None
+        settles = config.two_way and config.conflicts == "settle"
+        self._converge = Converge(config, status) if settles else None
+        self._kept = Kept(config, status) if config.two_way and not settles else None
         if self._converge is not None:
             self._converge.expiry = self._expiry
         self.reunion: Reunion | None = None
@@ -159,14 +162,16 @@ class Replay:
 
     async def run(self) -> None:
         """One session after the other until stopped. Raises `CanalError` for what needs a person."""
-        echoing = asyncio.create_task(self._converge.run()) if self._converge is not None else None
+        beside = self._converge or self._kept
+        echoing = asyncio.create_task(beside.run()) if beside is not None else None
         try:
             while not await self._guarded_session():
                 if self._past_deadline():
                     return
         finally:
-            if self._converge is not None and echoing is not None:
+            if self._converge is not None:
                 self._converge.close()
+            if echoing is not None:
                 echoing.cancel()
                 await asyncio.gather(echoing, return_exceptions=True)
 
@@ -362,6 +367,8 @@ class Replay:
             if self.reunion is not None and not run.first:
                 await self._begin_reunion(self.reunion)
             await run.run()
+            if self.slots is not None and config.two_way:
+                await self.slots.pin()
             self._learned = True
         elif joins:
             await session.submit(Batch(offset, db))
@@ -464,6 +471,7 @@ class Replay:
         session.throttle = self.throttle
         session.sampler, session.heartbeat = self.sampler, self.heartbeat
         session.converge = self._converge
+        session.kept = None if self._kept is None else self._kept.echoer
         session.slots = self.slots
         if self._converge is not None and config.direct:
             wait_s, waits = config.causal_wait_s, self._status.waits_for_others

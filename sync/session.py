@@ -19,8 +19,9 @@ from sync.batch import Batch, Batcher, command_at, without
 from sync.config import LinkConfig
 from sync.converge import Converge
 from sync.deadletter import DeadLetters
+from sync.echo import Echoer
 from sync.effects import without_effect
-from sync.expiry import Deadlines
+from sync.expiry import Deadlines, is_conditional
 from sync.fetch import fetch
 from sync.heartbeat import Heartbeat
 from sync.held import held_key, record
@@ -32,6 +33,7 @@ from sync.refetch import Fetched, Refetch, unit_of
 from sync.refusals import Refusals
 from sync.render import RAW, Failures, Form
 from sync.rules import Rules
+from sync.slotgate import SlotGate
 from sync.slots import SlotKeeper
 from sync.status import LinkStatus
 from sync.tag import Tagger
@@ -101,7 +103,7 @@ class Session:
         at = fence.checkpoint.position
         self.tagger = tagger
         self.writer: Writer | ClusterWriter = (
-            cluster.writer(tagger, self.replid_at, self._commit, wake.set)
+            cluster.writer(tagger, self.replid_at, self._commit, wake.set, self._without_effect)
             if cluster is not None
             else Writer(
                 conn,
@@ -137,6 +139,9 @@ class Session:
         self._fetch_not_before = 0.0
         self._settle_not_before = 0.0
         self.slots: SlotKeeper | None = None  # of a shard of a source cluster
+        self.kept: Echoer | None = None  # two ways without conflicts: expired keys that live on at the target
+        self._gate: SlotGate | None = None
+        self._gated: Chunk | None = None  # read, and not yet let through
 
     def replid_at(self, offset: int) -> str:
         """The replication id under which the source's stream stood at ``offset``."""
@@ -158,23 +163,32 @@ class Session:
             found.expired = lambda place, end: expired(place, units.received_ms)
         batcher = Batcher(self.config.batch_commands, self.config.batch_bytes)
         self._set_single(rules, batcher, single)
+        onto_cluster = isinstance(self.writer, ClusterWriter)
         if self.refetch is not None:
-            if isinstance(self.writer, ClusterWriter):
+            if onto_cluster:
                 crossslot.govern(rules, self.refetch, self._cross_slot)
             self.refetch.govern(rules)
             config = self.config
-            self.guard = TtlGuard(config.source, config.target, self.refetch, self.ttl_memory, two_way=config.two_way)
-            self.guard.govern(rules)
-            self._ahead = Lookahead(self.guard, units, wake.set)
+            if not (config.two_way and onto_cluster):  # what is held off stands in no hash beside its key there
+                self.guard = TtlGuard(
+                    config.source, config.target, self.refetch, self.ttl_memory, two_way=config.two_way
+                )
+                self.guard.govern(rules)
+                self._ahead = Lookahead(self.guard, units, wake.set)
         if self.heartbeat is not None:
             self.heartbeat.govern(rules)
+        beside: list[asyncio.Task[None]] = []
         if self.slots is not None:
             self.slots.govern(rules)
+            self._gate = self.slots.gate(wake.set)
+            beside += [asyncio.create_task(self._gate.run(), name="slot gate")] if self._gate is not None else []
         reader = capture.reader(offset, wake.set)
         try:
             await self._pump(reader, units, batcher, rules, single, stopping)
         finally:
             reader.close()
+            for task in beside:
+                task.cancel()
             if self._ahead is not None:
                 self._ahead.close()
             if self.order is not None:
@@ -229,7 +243,7 @@ class Session:
             # while keys are being fetched nothing is read: what comes after their offset must not be passed over
             reads = halt is None and self._fetching is None and not self.paused
             if reads and batcher.behind < 4 and not (ahead is not None and ahead.full):
-                chunk = reader.read_nowait()
+                chunk = self._next(reader)
                 if chunk is not None:
                     if ahead is None or not ahead.takes(chunk):
                         halt = halt or self._feed(units, batcher, chunk)
@@ -256,14 +270,24 @@ class Session:
                     if commands:
                         batcher.add(self._own_unit(commands, units))
                         continue
-                self._caught_up(units)
-                if stopping() and (self.paused or reader.offset >= capture.journal.end):
+                if self._gated is None:
+                    self._caught_up(units)
+                if self._gated is None and stopping() and (self.paused or reader.offset >= capture.journal.end):
                     self._bare(units, force=units.position > self.committed)
                     if writer.idle:
                         return
                 self._bare(units)
             wake.clear()
             await wake.wait()
+
+    def _next(self, reader: StreamReader) -> Chunk | None:
+        """What comes next in the stream, as far as it may be replayed."""
+        chunk = self._gated or reader.read_nowait()
+        self._gated = None
+        if chunk is not None and self._gate is not None and not self._gate.passes(chunk.offset + len(chunk.data)):
+            self._gated = chunk
+            return None
+        return chunk
 
     def _remember_held(self, batch: Batch) -> None:
         """Two ways: deadlines held off since the last batch are in this one or later, and remembered with it."""
@@ -434,6 +458,8 @@ class Session:
         if self.fatal is not None and (self.writer.idle or self.writer.error is not None):
             raise self.fatal
         error = self.writer.error
+        if error is None and self._gate is not None and self.writer.idle:
+            error = self._gate.error
         if error is not None:
             raise error
         if self.capture.generation != self.generation:
@@ -518,10 +544,13 @@ class Session:
 
     def _without_effect(self, batch: Batch, numbers: list[int]) -> None:
         """Two ways: these commands were answered by 0 or nil. Where they had to do something, their keys differ."""
-        if self.converge is None or batch.snapshot or self.capture.generation != self.generation:
+        if batch.snapshot or self.capture.generation != self.generation:
             return
         for db, argv in without_effect(batch, numbers):
-            self.converge.unlike(db, argv)
+            if self.converge is not None:
+                self.converge.unlike(db, argv)
+            elif self.kept is not None and is_conditional(argv):
+                self.kept.ask([(db, argv[3])])
 
     def _failed(self, batch: Batch, failures: Failures) -> None:
         for number, text in failures:

@@ -41,6 +41,7 @@ from sync.flush import FLUSH_NAMES
 from sync.preflight import refuse_full
 from sync.refetch import Place, Refetch
 from sync.rules import Adjusted, Dropped, Impossible, Rules
+from sync.slotgate import SlotGate, moved
 from sync.slotmap import SlotMap, ranges, read, slots_key, store
 from sync.status import LinkStatus
 from sync.tag import is_reserved
@@ -78,6 +79,7 @@ class SlotKeeper:
         self._dirty: frozenset[int] = frozenset()  # keys were moved into these while others may write to them
         self._came: set[int] = set()  # into which keys were moved while they were being taken
         self._wanted: frozenset[int] = frozenset()  # for which the token in the map asks
+        self._anew = config.snapshot.mode == "always"  # two ways: other slots than before are taken with a snapshot
 
     @property
     def mine(self) -> frozenset[int]:
@@ -102,6 +104,10 @@ class SlotKeeper:
                 await store(conn, there, uid)
                 continue
             shard = self._config.shard
+            if self._config.two_way:
+                if await self._pinned(conn, there):
+                    return
+                continue
             if shard in there.shards:
                 self._dirty, self._wanted = there.dirty.get(shard, frozenset()), frozenset()
                 self._show(there)
@@ -109,6 +115,35 @@ class SlotKeeper:
             free = known(self._config.source).slots - there.others(shard)
             await store(conn, there, uid, {f"shard:{shard}": ranges(free)})
         raise Unready(f"target {self._config.target.label}: the map of slots keeps changing")
+
+    async def _pinned(self, conn: Connection, there: SlotMap) -> bool:
+        """Two ways: the slots stay what they were. False when the map has to be read again."""
+        config, mine = self._config, known(self._config.source).slots
+        was = there.shards.get(config.shard)
+        if was is None and not await store(conn, there, self._uid, {f"shard:{config.shard}": ranges(mine)}):
+            return False
+        if was is not None and was != mine and not self._anew:
+            raise moved(config.source, was ^ mine)
+        self.owned, self._status.slots = mine, ranges(mine)
+        return True
+
+    async def pin(self) -> None:
+        """Two ways, after a snapshot: the slots that the shard had then are its slots from now on."""
+        self._anew = False
+        conn = await connect(self._config.target)
+        try:
+            fields = {f"shard:{self._config.shard}": ranges(self.owned)}
+            for _ in range(100):
+                there = await read(conn, self._config.task)
+                if there.uid != self._uid or await store(conn, there, self._uid, fields):
+                    return
+            raise Unready(f"target {self._config.target.label}: the map of slots keeps changing")
+        finally:
+            conn.close()
+
+    def gate(self, wake: Callable[[], None]) -> SlotGate | None:
+        """Two ways: what tells how far the stream may be replayed."""
+        return SlotGate(self._config.source, lambda: self.owned, wake) if self._config.two_way else None
 
     def _show(self, there: SlotMap) -> None:
         now = there.shards.get(self._config.shard, frozenset())
@@ -129,6 +164,10 @@ class SlotKeeper:
             name = argv[0].upper()
             if name == b"CLUSTER":
                 return Dropped("cluster")  # Valkey 8 on tells its replicas SETSLOT by the stream
+            if self._config.two_way:
+                if name == b"RESTORE-ASKING":
+                    raise moved(self._config.source, frozenset({slot_of(argv[1])}))
+                return inner(db, argv, received_ms, end)
             if name in FLUSH_NAMES:
                 self._dirty |= self.owned
                 return self._given_up()
@@ -189,9 +228,9 @@ class SlotKeeper:
     # --- beside the link ---
 
     async def run(self) -> None:
-        """Hand slots over until cancelled."""
+        """Hand slots over until cancelled. Two ways that is not done (`sync.slotgate`)."""
         trouble = ""
-        while True:
+        while not self._config.two_way:
             await asyncio.sleep(max(_LOOK_S, self._turn_s * 5))
             if self._status.state != "streaming" or not self._uid:
                 continue

@@ -24,6 +24,8 @@ from canal.rdb.target import NotLoadable, Target
 from canal.rdb.types import type_name
 from sync.batch import Batch, without
 from sync.building import Builder, Pace
+from sync.converge import datacenters_of
+from sync.homes import Homes
 from sync.keyset import KeySet
 from sync.restore import Keeps, Restorer, Step, target_of, temporary_key
 from sync.rules import Dropped, Impossible
@@ -105,9 +107,10 @@ class SnapshotRun:
         config, converge = self.session.config, self.session.converge
         if not config.two_way or config.snapshot.existing == "source":
             return False
-        if config.snapshot.existing == "target" or converge is None:
+        if config.snapshot.existing == "target":
             return True
-        return lambda db, key: converge.homes.home((db, key)) != config.source_dc
+        homes = converge.homes if converge is not None else Homes(config.home, datacenters_of(config))
+        return lambda db, key: homes.home((db, key)) != config.source_dc
 
     async def run(self) -> None:
         """Apply, sweep, and end the phase with a tag at the snapshot's position. Returns early when capture began anew.

@@ -70,6 +70,13 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")  # of tasks and 
     help="With --two-way: one more that writes, beside source, target and --direct; the same list for every link.",
 )
 @click.option(
+    "--conflicts",
+    type=click.Choice(["settle", "off"]),
+    default="settle",
+    show_default=True,
+    help="With --two-way: off where no key is written in both datacenters at a time; clusters need it.",
+)
+@click.option(
     "--commutative", is_flag=True, help="With --two-way: INCR, SADD and their like on both sides are no conflict."
 )
 @click.option(
@@ -196,7 +203,7 @@ def build_config(given: dict[str, Any]) -> Any:
         Homes(given["home"], {source_dc, target_dc, *given["direct"], *given["datacenters"]})  # says what is wrong
     source, target = (endpoint(side, given[side], given) for side in ("source", "target"))
     if given["two_way"]:
-        refuse_clusters(source, target)
+        refuse_clusters(source, target, given["conflicts"], given["home"], given["direct"], given["flush"] or "auto")
     return LinkConfig(
         task=task,
         source=source,
@@ -207,6 +214,7 @@ def build_config(given: dict[str, Any]) -> Any:
         two_way=given["two_way"],
         flush=given["flush"] or "auto",
         accept_evictions=given["accept_evictions"],
+        conflicts=given["conflicts"],
         home=given["home"],
         datacenters=given["datacenters"],
         commutative=given["commutative"],

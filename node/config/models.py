@@ -227,13 +227,20 @@ def _words(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+def _off(value: object) -> object:
+    """YAML reads the word as false."""
+    return "off" if value is False else value
+
+
 class TwoWayConfig(Strict):
     """The task in the other direction, and whose value wins where both sides wrote (``home``: see `sync.homes`).
 
+    ``conflicts: off`` where no key is written in two datacenters at a time (clusters).
     ``datacenters``: those that write beside source, target and ``direct``; the same in every task.
     """
 
     peer: TaskName
+    conflicts: Annotated[Literal["settle", "off"], BeforeValidator(_off)] = "settle"
     home: Annotated[tuple[str, ...], BeforeValidator(_words)] = ("hash",)
     datacenters: tuple[Datacenter, ...] = ()
     commutative: bool = False
@@ -336,7 +343,9 @@ class TaskSpec(Strict):
             raise ValueError("compact is for one way only: two ways, the other link looks at every write")
         try:
             if self.two_way is not None:
-                refuse_clusters(self.source.endpoint, self.target.endpoint)
+                two = self.two_way
+                words = two.conflicts, two.home, self.direct, two.flush
+                refuse_clusters(self.source.endpoint, self.target.endpoint, *words)
             Transform(self.transform)
         except ConfigError as error:
             raise ValueError(str(error)) from None

@@ -36,6 +36,8 @@ def test_the_samples_are_valid_and_say_what_the_defaults_are() -> None:
     task = load_task(CONFIGS / "task.yaml")
     assert task.two_way is not None and task.two_way.peer == "bj-sh"
     assert task.snapshot.stale_keys == "delete"
+    pair = load_task(CONFIGS / "task-cluster.yaml").two_way
+    assert pair is not None and (pair.conflicts, pair.home) == ("off", ("prefix:sh:=sh", "bj"))
     assert set(load_console(CONFIGS / "console.yaml", {}).datacenters) == {"sh", "bj"}
 
 

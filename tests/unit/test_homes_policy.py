@@ -71,5 +71,19 @@ def test_two_ways_a_cluster_is_refused_on_either_side(side: str) -> None:
     """It has several streams, and what a datacenter has seen is told as one position."""
     urls = {"source": "redis://a:1", "target": "redis+sentinel://b:2/main", side: "redis+cluster://c:3,d:4"}
     refuse_clusters(parse_url("redis://a:1"), parse_url("redis+sentinel://b:2/main"))
-    with pytest.raises(ConfigError, match=f"{side} .* is a Redis Cluster: two-way links are for single masters"):
+    with pytest.raises(ConfigError, match=f"{side} .* is a Redis Cluster: concurrent writes .* --conflicts off"):
         refuse_clusters(parse_url(urls["source"]), parse_url(urls["target"]))
+
+
+def test_clusters_are_linked_two_ways_without_conflicts_where_somebody_says_so() -> None:
+    cluster, single = parse_url("redis+cluster://a:1"), parse_url("redis://b:1")
+    refuse_clusters(cluster, cluster, "off", ("a",))
+    refuse_clusters(cluster, single, "off", ("user:*=b", "a"), (), "drop")
+    with pytest.raises(ConfigError, match="hash says nothing"):
+        refuse_clusters(cluster, cluster, "off")
+    with pytest.raises(ConfigError, match="hash says nothing"):
+        refuse_clusters(single, single, "off", ("user:*=b", "hash"))
+    with pytest.raises(ConfigError, match="two datacenters"):
+        refuse_clusters(cluster, cluster, "off", ("a",), ("c",))
+    with pytest.raises(ConfigError, match="FLUSHALL"):
+        refuse_clusters(cluster, single, "off", ("a",), (), "replay")

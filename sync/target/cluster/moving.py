@@ -25,6 +25,7 @@ from sync.target.cluster.connection import ClusterConnection, open_cluster
 from sync.target.cluster.lanes import argc_of, command_of, less, of_slot
 from sync.target.cluster.node import Flight, NodeLink
 from sync.target.cluster.records import record_key
+from sync.target.cluster.script import KEPT
 from sync.target.errors import is_transient
 
 if TYPE_CHECKING:
@@ -226,7 +227,10 @@ class MovingSlots:
             return -1
         for number, raw in zip(reply[::2], reply[1::2], strict=True):
             text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
-            waiting.flight.fail(waiting.lane.numbers[indexes[number]], text)
+            if text == KEPT:
+                waiting.flight.kept.append(waiting.lane.numbers[indexes[number]])
+            else:
+                waiting.flight.fail(waiting.lane.numbers[indexes[number]], text)
         return upto
 
     # shared with the writer
@@ -273,6 +277,8 @@ class MovingSlots:
         for index, one in zip(real(waiting.lane, len(waiting.lane.slots)), results[1:], strict=False):
             if isinstance(one, hiredis.ReplyError):
                 waiting.flight.fail(waiting.lane.numbers[index], str(one))
+            elif one == 0 and waiting.lane.parts[2 * index + 1].startswith(b"$4\r\nEVAL\r\n"):
+                waiting.flight.kept.append(waiting.lane.numbers[index])
 
     # answers
 

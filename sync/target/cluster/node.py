@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import hiredis
@@ -29,6 +29,7 @@ class Flight:
     pending: int = 0
     failures: Failures | None = None
     written: int = 0
+    kept: list[int] = field(default_factory=list)  # conditional deletes that left their keys
 
     def fail(self, number: int, text: str) -> None:
         """A command of the batch that the target refused."""

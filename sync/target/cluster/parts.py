@@ -55,6 +55,7 @@ class ClusterParts:
         replid_at: Callable[[int], str],
         on_commit: Callable[[Batch, Failures], None],
         wake: Callable[[], None],
+        judge: Callable[[Batch, list[int]], None] | None = None,
     ) -> ClusterWriter:
         """A writer that has no nodes yet; see `open_writer`."""
         lanes = Lanes(self.config.task, self.config.shard, self._key_at_target)
@@ -73,6 +74,7 @@ class ClusterParts:
             start=self.start.offset,
             on_commit=on_commit,
             wake=wake,
+            judge=judge,
         )
         made.gated = self.config.writer == "gated"
         return made

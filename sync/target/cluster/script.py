@@ -16,20 +16,23 @@ from typing import Final
 
 from canal.routing import TOGETHER, Lane
 
-_BODY: Final = b"""\
-local found = redis.call('HMGET', ARGV[1], 'chain', 'epoch')
-if found[1] ~= ARGV[2] or found[2] ~= ARGV[4] then
-  return redis.error_reply('MOVED_ON chain is ' .. tostring(found[1]) .. ' epoch ' .. tostring(found[2]))
-end
+_DELETE_IF: Final = b"""\
 local function delete_if(key, deadline, sure)
   local left = redis.pcall('PTTL', key)
   if type(left) == 'table' then return left end
-  if left == -2 or (left == -1 and sure == '1') then return 0 end
+  if left == -2 then return 1 end
+  if left == -1 and sure == '1' then return 0 end
   if left >= 0 then
     local time = redis.call('TIME')
     if time[1] * 1000 + math.floor(time[2] / 1000) + left > tonumber(deadline) then return 0 end
   end
   return redis.pcall('DEL', key)
+end
+"""
+_BODY: Final = b"""\
+local found = redis.call('HMGET', ARGV[1], 'chain', 'epoch')
+if found[1] ~= ARGV[2] or found[2] ~= ARGV[4] then
+  return redis.error_reply('MOVED_ON chain is ' .. tostring(found[1]) .. ' epoch ' .. tostring(found[2]))
 end
 local function away(text)
   return string.find(text, 'attempted to', 1, true) or string.find(text, '^MOVED ') or string.find(text, '^ASK ')
@@ -78,6 +81,10 @@ while at <= total do
         reply = pcall(name, ARGV[at + 2], ARGV[at + 3])
       elseif name == 'EVAL' then
         reply = delete_if(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
+        if reply == 0 then
+          out[#out + 1] = index
+          out[#out + 1] = '~'
+        end
       else
         reply = pcall(unpack(ARGV, at + 1, at + argc))
       end
@@ -115,7 +122,16 @@ local out = {}
 local at, number = 3 + tonumber(ARGV[2]), 0
 while at <= #ARGV do
   local argc = tonumber(ARGV[at])
-  local reply = redis.pcall(unpack(ARGV, at + 1, at + argc))
+  local reply
+  if ARGV[at + 1] == 'EVAL' then
+    reply = delete_if(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
+    if reply == 0 then
+      out[#out + 1] = number
+      out[#out + 1] = '~'
+    end
+  else
+    reply = redis.pcall(unpack(ARGV, at + 1, at + argc))
+  end
   if type(reply) == 'table' and reply.err then
     out[#out + 1] = number
     out[#out + 1] = reply.err
@@ -125,6 +141,9 @@ while at <= #ARGV do
 end
 return out
 """
+
+KEPT: Final = "~"
+"""Said of a conditional delete (`sync.expiry`) that has left its key."""
 
 MAX_ARGUMENTS: Final = 7000
 """Lua's unpack() takes about 8,000 values."""
@@ -140,8 +159,8 @@ class Scripts:
     def __init__(self, modern: bool) -> None:
         self.modern = modern
         head = b"#!lua flags=allow-cross-slot-keys\n" if modern else b""
-        self.body = head + _BODY
-        self.careful = head + _CAREFUL
+        self.body = head + _DELETE_IF + _BODY
+        self.careful = head + _DELETE_IF + _CAREFUL
         self.sha = hashlib.sha1(self.body).hexdigest().encode()
         self.careful_sha = hashlib.sha1(self.careful).hexdigest().encode()
 

@@ -35,7 +35,7 @@ from sync.target.cluster.lanes import Lanes, of_slot, without
 from sync.target.cluster.moving import MovingSlots, Waiting
 from sync.target.cluster.node import Flight, NodeLink, Part
 from sync.target.cluster.records import record_prefix
-from sync.target.cluster.script import MAX_ARGUMENTS, Scripts, call
+from sync.target.cluster.script import KEPT, MAX_ARGUMENTS, Scripts, call
 from sync.target.cluster.sweeping import flush_everywhere, initial_records, no_records
 from sync.target.errors import classify, is_transient
 
@@ -67,6 +67,7 @@ class ClusterWriter:
         start: int,
         on_commit: Callable[[Batch, Failures], None],
         wake: Callable[[], None],
+        judge: Callable[[Batch, list[int]], None] | None = None,
     ) -> None:
         self.error: CanalError | None = None
         self.sent_to = 0
@@ -87,6 +88,7 @@ class ClusterWriter:
         self.wake = wake
         self._tagger = tagger
         self._on_commit = on_commit
+        self._judge = judge
         self._begin = self.frontier[0]
         self._bytes = 0
         self._window = SendWindow(fence.rtt)
@@ -282,7 +284,9 @@ class ClusterWriter:
         for index, raw in zip(reply[::2], reply[1::2], strict=True):
             text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
             slot = part.lane.slots[index]
-            if text.startswith("!"):
+            if text == KEPT:
+                part.flight.kept.append(part.lane.numbers[index])
+            elif text.startswith("!"):
                 blocked.add(slot)
                 self.wait(part.flight, slot, of_slot(part.lane, slot, index))
             elif is_transient(text):
@@ -339,6 +343,8 @@ class ClusterWriter:
             self._window.committed(now - done.batch.sent, now)
             if not done.batch.snapshot:
                 self.frontier = (done.batch.end, done.batch.db)
+            if done.kept and self._judge is not None:
+                self._judge(done.batch, sorted(done.kept))
             self._on_commit(done.batch, sorted(done.failures or []))
             self.save(done.batch)
         self.wake()
