@@ -10,12 +10,13 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import hiredis
 
+from canal.cluster.shards import view_of
 from canal.endpoint import Endpoint
 from canal.errors import CanalError
 from sync.horizon import room
@@ -54,6 +55,7 @@ class Server:
     unknown: set[str]  # commands that it does not know
     rate: float  # bytes/s of its replication stream
     clock_s: float  # ahead of this machine's
+    masters: int = 0  # of the cluster that was given, this one among them
 
     @property
     def valkey(self) -> bool:
@@ -92,6 +94,10 @@ SOURCE_PROBES: Final[tuple[Probe, ...]] = (
     ("+hgetall", (6, 0, 0), [b"HGETALL", _KEY]),
     ("+client|list", (6, 0, 0), [b"CLIENT", b"LIST"]),
 )
+_OF_CLUSTERS: Final = ([b"INFO"], [b"SHARDS"], [b"SLOTS"], [b"COUNTKEYSINSLOT", b"x"], [b"GETKEYSINSLOT", b"x", b"1"])
+CLUSTER_PROBES: Final[tuple[Probe, ...]] = tuple(
+    (f"+cluster|{words[0].decode().lower()}", (7, 0, 0), [b"CLUSTER", *words]) for words in (*_OF_CLUSTERS, [b"NODES"])
+)
 _ESSENTIAL: Final = {"+psync", "+replconf", "+ping"}
 TARGET_PROBES: Final[tuple[Probe, ...]] = (
     ("+info", (6, 0, 0), [b"INFO", b"server"]),
@@ -117,19 +123,39 @@ async def examine(
 ) -> list[Finding]:
     """Everything that can be said about a link from ``source`` to ``target``. Never raises a CanalError."""
     findings: list[Finding] = []
-    found = await asyncio.gather(look("source", source, SOURCE_PROBES), look("target", target, TARGET_PROBES))
+    clusters = CLUSTER_PROBES if two_way else CLUSTER_PROBES[:-1]
+    ends = (("source", source, (*SOURCE_PROBES, *clusters)), ("target", target, TARGET_PROBES))
     servers: dict[str, Server] = {}
-    for one in found:
-        if isinstance(one, Finding):
-            findings.append(one)
-        else:
-            servers[one.side] = one
-            findings.append(Finding(one.side, "connection", "ok", one.label))
-            findings += _of_one(one, two_way)
+    for found in await asyncio.gather(*(look_at_all(*end) for end in ends)):
+        for one in found:
+            if isinstance(one, Finding):
+                findings.append(one)
+                continue
+            said = [Finding(one.side, "connection", "ok", one.label), *_of_one(one, two_way)]
+            if one.side in servers:  # of the other masters of a cluster what is not as it should be
+                said = [replace(bad, found=f"{one.label}: {bad.found}") for bad in said if bad.level != "ok"]
+            servers.setdefault(one.side, one)
+            findings += said
     if len(servers) == 2:
         findings += _of_both(servers["source"], servers["target"])
     findings += disk(state_dir, servers["source"].rate if "source" in servers else 0.0)
     return findings
+
+
+async def look_at_all(side: str, endpoint: Endpoint, probes: tuple[Probe, ...]) -> list[Server | Finding]:
+    """`look` at the server, or at every master of the cluster that the endpoint names."""
+    if endpoint.group is None or endpoint.group.kind != "cluster":
+        return [await look(side, endpoint, tuple(probe for probe in probes if probe not in CLUSTER_PROBES))]
+    try:
+        masters = (await view_of(endpoint)).topology.masters
+    except CanalError as error:
+        return [Finding(side, "connection", "fail", str(error), "mend this first: nothing else can be looked at")]
+    ends = [endpoint.member(one.host, one.port) for one in masters]
+    found = list(await asyncio.gather(*(look(side, one, probes) for one in ends)))
+    for one in found:
+        if isinstance(one, Server):
+            one.masters = len(masters)
+    return found or [Finding(side, "connection", "fail", "no slot is served", "CLUSTER INFO at its nodes")]
 
 
 async def look(side: str, endpoint: Endpoint, probes: tuple[Probe, ...]) -> Server | Finding:
@@ -258,6 +284,9 @@ def _version(server: Server, say: Say) -> None:
     else:
         say("version", "ok", text)
     if server.info.get("cluster_enabled") == "1":
+        if server.masters:
+            say("cluster", "ok", f"{server.masters} masters")
+            return
         say("cluster", "fail", "a node of a Redis Cluster", "give the cluster: redis+cluster://HOST:PORT,HOST:PORT")
 
 

@@ -95,6 +95,10 @@ async def echo(conn: Connection, places: Sequence[Place], big_bytes: int = BIG_B
     each = _echo_apart if conn.several else _echo_keys
     out = await each(conn, keys, big_bytes) if keys else []
     for place in libraries:
+        if conn.several:
+            nowhere, why = Position("0" * 40, 0), "function libraries of a cluster are not echoed"
+            out.append(Echoed(place, "failed", nowhere, error=why))
+            continue
         out.append(await _echo_library(conn, place))
     return out
 

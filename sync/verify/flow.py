@@ -29,9 +29,9 @@ class Flow:
 
         Not for longer than a minute, and not for a link that stands still: False where one is behind then.
         """
-        goals = [(target, await _offset(source)) for source, target in self._ways]
+        goals = [(target, goal) for source, target in self._ways for goal in await source.positions()]
         await asyncio.sleep(pause_s)
-        return all(await asyncio.gather(*(self._reached(target, goal) for target, goal in goals if goal is not None)))
+        return all(await asyncio.gather(*(self._reached(target, goal) for target, goal in goals)))
 
     async def forward(self) -> bool:
         """Does a link run from the first side to the second?"""
@@ -58,8 +58,8 @@ class Flow:
         return await self._linked(*self._ways[1])
 
     async def _linked(self, source: Side, target: Side) -> bool:
-        here = await _offset(source)
-        return here is not None and await _applied(target, here.replid) is not None
+        here = await source.positions()
+        return bool(here) and all([await _applied(target, one.replid) is not None for one in here])
 
     async def _reached(self, target: Side, goal: Position) -> bool:
         began = moved = time.monotonic()
@@ -75,10 +75,9 @@ class Flow:
 
 
 async def _offset(side: Side) -> Position | None:
-    """Where a side's own stream stands."""
-    info = await side.info()
-    replid, offset = info.get("master_replid", ""), info.get("master_repl_offset", "")
-    return Position(replid, int(offset)) if replid and offset.isdigit() else None
+    """Where a side's own stream stands; of a cluster one of them."""
+    found = await side.positions()
+    return found[0] if found else None
 
 
 async def _applied(target: Side, replid: str) -> int | None:

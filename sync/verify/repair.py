@@ -21,7 +21,7 @@ from typing import Final, Literal
 import hiredis
 
 from canal.endpoint import Endpoint
-from canal.errors import AuthError
+from canal.errors import AuthError, ConfigError
 from sync.echo import echo
 from sync.homes import FUNCTIONS
 from sync.preflight import kind as kind_of
@@ -190,6 +190,11 @@ class _Repair:
 
     async def _write(self, found: list[Difference]) -> None:
         """The first side's state to the second."""
+        if self._pair.first.several or self._pair.second.several:
+            raise ConfigError(
+                "a cluster is not repaired by direct writes, whose moment cannot be told among several streams: with "
+                "links that run (and where the first side may be written to) --by echo repairs it"
+            )
         source = await connect(self._ends[0], who="source")
         try:
             target = await connect(self._ends[1])

@@ -1,4 +1,4 @@
-"""One server of a comparison: a connection, what it can do, and its keys in pages. Nothing is written."""
+"""One server or cluster of a comparison: a connection, what it can do, and its keys in pages. Nothing is written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import hiredis
 
 from canal.endpoint import Endpoint
 from canal.errors import AuthError, PeerError
+from canal.position import Position
 from sync.tag import RESERVED
+from sync.target.cluster.scanning import nodes_of
 from sync.target.connection import Connection, connect
 from sync.target.fence import parse_info
 
@@ -41,7 +43,9 @@ class Side:
                 side.commands = frozenset(name for name, info in zip(_WANTED, found, strict=True) if info)
             if b"EVAL_RO" in side.commands:
                 side.script = b"EVAL_RO"
-            if side.script != b"EVAL" or not held:
+            if side.several:
+                pass  # a script speaks of one slot: keys are asked for by ordinary commands
+            elif side.script != b"EVAL" or not held:
                 (script,) = await side.ask(0, [[side.script, b"return 1", b"0"]], False)
                 side.scripts = script == 1
         except BaseException:
@@ -53,6 +57,11 @@ class Side:
     def label(self) -> str:
         """How the server is called in messages."""
         return self._connection.endpoint.label
+
+    @property
+    def several(self) -> bool:
+        """Is it a whole cluster?"""
+        return self._connection.several
 
     def close(self) -> None:
         """Drop the connection."""
@@ -100,9 +109,16 @@ class Side:
     async def scan(self, db: int, cursor: bytes, count: int, pattern: bytes | None) -> tuple[bytes, list[bytes]]:
         """One page of keys without the reserved ones, and the cursor of the next (``0``: that was the last).
 
-        A key may come twice.
+        A key may come twice. A cluster's masters come one after the other: ``<number>:<cursor>``.
         """
         match = [b"MATCH", pattern] if pattern else []
+        if self.several:
+            number, _, at = cursor.rpartition(b":")
+            nodes = nodes_of(self._connection)
+            found, keys = await nodes[int(number or 0)].call(b"SCAN", at, *match, b"COUNT", b"%d" % count)
+            nearby = int(number or 0) + (found == b"0")
+            onward = b"0" if nearby == len(nodes) else b"%d:%b" % (nearby, found)
+            return onward, [key for key in keys if not key.startswith(RESERVED)]
         (reply,) = await self.ask(db, [[b"SCAN", cursor, *match, b"COUNT", b"%d" % count]])
         if isinstance(reply, hiredis.ReplyError):
             raise PeerError(f"{self.label}: SCAN: {reply}")
@@ -110,18 +126,40 @@ class Side:
 
     async def random(self, db: int, count: int) -> list[bytes]:
         """Keys chosen at random, each once, without the reserved ones: ``count`` or fewer."""
-        found = await self.ask(db, [[b"RANDOMKEY"]] * count)
+        found: list[Any] = []
+        if self.several:
+            nodes = nodes_of(self._connection)
+            for number, node in enumerate(nodes):
+                found += await node.calls([[b"RANDOMKEY"]] * len(range(number, count, len(nodes))))
+        else:
+            found = await self.ask(db, [[b"RANDOMKEY"]] * count)
         for reply in found:
             if isinstance(reply, hiredis.ReplyError):
                 raise PeerError(f"{self.label}: RANDOMKEY: {reply}")
         return [key for key in dict.fromkeys(found) if key is not None and not key.startswith(RESERVED)]
 
     async def info(self) -> dict[str, str]:
-        """INFO's server and replication sections; empty when it may not be asked."""
+        """INFO's server and replication sections; empty when it may not be asked. Of a cluster its first master's, with
+        the ``run_id`` of all.
+        """
+        if self.several:
+            found = [await _info(node) for node in nodes_of(self._connection)]
+            return {**found[0], "run_id": ",".join(one.get("run_id", "") for one in found)}
         replies = await self.ask(0, [[b"INFO", b"server"], [b"INFO", b"replication"]], False)
         return {
             name: value for reply in replies if isinstance(reply, bytes) for name, value in parse_info(reply).items()
         }
+
+    async def positions(self) -> list[Position]:
+        """Where its own stream stands, of a cluster those of all masters; empty when it may not be asked."""
+        found = [await _info(node) for node in nodes_of(self._connection)] if self.several else [await self.info()]
+        pairs = [(one.get("master_replid", ""), one.get("master_repl_offset", "")) for one in found]
+        return [Position(replid, int(offset)) for replid, offset in pairs if replid and offset.isdigit()]
+
+
+async def _info(node: Connection) -> dict[str, str]:
+    replies = await node.calls([[b"INFO", b"server"], [b"INFO", b"replication"]])
+    return {name: value for reply in replies if isinstance(reply, bytes) for name, value in parse_info(reply).items()}
 
 
 class Pair:

@@ -11,11 +11,11 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from canal.cluster import slot_of
 from tests.conftest import StartServer
 from tests.support.cluster import Cluster
 from tests.support.cluster_load import EXACT, ClusterLoad
@@ -79,24 +79,16 @@ def standing(*processes: LinkProcess) -> Iterator[None]:
 
 def values(cluster: Cluster, keys: list[str]) -> list[bytes | None]:
     """Read them all: those that have expired are deleted by that."""
-    found: dict[str, bytes | None] = {}
-    for node in cluster.masters:
-        mine = [key for key in keys if slot_of(key.encode()) in set(node.serves())]
-        with Wire(node) as wire:
-            found.update(zip(mine, wire.call([("GET", key) for key in mine]), strict=True))
+    found = cluster.each(keys, "GET")
     return [found[key] for key in keys]
-
-
-def each(cluster: Cluster, keys: list[str], *command: str | int) -> None:
-    """NAME key arguments… for every key, at its node."""
-    for node in cluster.masters:
-        slots = set(node.serves())
-        with Wire(node) as wire:
-            wire.call([(command[0], key, *command[1:]) for key in keys if slot_of(key.encode()) in slots])
 
 
 def late(deadline: int) -> bool:
     return time.time() * 1000 > deadline - 50
+
+
+def arrived(reader: Cluster, keys: list[str], deadline: int) -> bool:
+    return all(values(reader, keys)) or late(deadline)
 
 
 def race(refresher: Cluster, reader: Cluster, name: str, *processes: LinkProcess) -> None:
@@ -105,14 +97,14 @@ def race(refresher: Cluster, reader: Cluster, name: str, *processes: LinkProcess
     anew, later = keys[:100], keys[100:]
     for ahead_ms in (2500, 5000, 10_000, 20_000):  # longer where the machine is too slow for it
         deadline = int(time.time() * 1000) + ahead_ms
-        each(refresher, keys, "SET", "old", "PXAT", deadline)
-        wait_until(lambda end=deadline: all(values(reader, keys)) or late(end), 20, "the old values at the reader")
+        refresher.each(keys, "SET", "old", "PXAT", deadline)
+        wait_until(partial(arrived, reader, keys, deadline), 20, "the old values at the reader")
         with standing(*processes):
-            each(refresher, later, "PEXPIREAT", deadline + 3_600_000)
+            refresher.each(later, "PEXPIREAT", deadline + 3_600_000)
             if late(deadline):
                 continue
-            wait_until(lambda end=deadline: time.time() * 1000 > end + 10, 20, "the deadline")
-            each(refresher, anew, "SET", "fresh", "EX", 3600)
+            wait_until(partial(late, deadline + 60), 20, "the deadline")
+            refresher.each(anew, "SET", "fresh", "EX", 3600)
             assert not any(values(reader, keys)), "the reader was to meet its expired copies"
             break
     wanted = [b"fresh"] * 100 + [b"old"] * 100
@@ -166,7 +158,7 @@ def test_slots_that_move_stop_a_two_way_link_before_it_deletes_anything(
     b = redis_server("7.0")
     with Cluster.start(2) as a:
         keys = [f"a:{number}" for number in range(2000)]
-        each(a, keys, "SET", "v")
+        a.each(keys, "SET", "v")
         there, back = links(a, b, tmp_path)
         with there, back:
             wait_until(lambda: b.control.get("a:1") and b.control.exists("redis-canal:slots:a-b"), 60, "a snapshot")
@@ -191,7 +183,7 @@ def test_slots_that_move_stop_a_two_way_link_before_it_deletes_anything(
             with again:
                 wait_until(lambda: b.control.get("a:count") == b"2", 60, "the snapshot taken anew")
                 a.ask("DEL", keys[0])
-                each(a, keys[1:], "APPEND", "w")
+                a.each(keys[1:], "APPEND", "w")
                 b.control.append("b:1", "w")
                 wait_until(lambda: same(a, b), 60, "both sides hold the same", every=0.5)
                 assert again.terminate() == 0, again.log[-3000:]

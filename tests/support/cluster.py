@@ -146,6 +146,17 @@ class Cluster:
             node, asking = next(one for one in self.nodes if one.port == port), word == "ASK"
         raise AssertionError(f"{command!r} is sent in circles")
 
+    def each(self, keys: Iterable[str], *command: Argument) -> dict[str, Any]:
+        """NAME key ARGUMENT… for every key, those of a master in one go. Replies by key."""
+        wanted = list(keys)
+        replies: dict[str, Any] = {}
+        for node in self.masters:
+            slots = set(node.serves())
+            mine = [key for key in wanted if slot_of(key.encode()) in slots]
+            with Wire(node) as wire:
+                replies.update(zip(mine, wire.call([(command[0], key, *command[1:]) for key in mine]), strict=True))
+        return replies
+
     def dbsize(self) -> int:
         """Keys on all masters, reserved ones too."""
         return sum(int(node.control.dbsize()) for node in self.masters)

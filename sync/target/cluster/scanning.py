@@ -9,7 +9,7 @@ from sync.target.connection import Connection
 
 def nodes_of(conn: Connection) -> list[Connection]:
     """The connections on which SCAN has to be done to meet all keys."""
-    return list(conn.nodes.values()) if isinstance(conn, ClusterConnection) else [conn]
+    return [conn.nodes[name] for name in sorted(conn.nodes)] if isinstance(conn, ClusterConnection) else [conn]
 
 
 async def reserved_like(conn: Connection, prefix: bytes) -> list[bytes]:
