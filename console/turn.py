@@ -68,6 +68,7 @@ class Turn:
         self._source = resolve("source", self.spec.source, credentials)
         self._target = resolve("target", self.spec.target, credentials)
         self._verify = how.verify and not how.force
+        self._held_until = 0.0  # monotonic: until then the source takes no writes, those of a link among them
         if how.force and how.pause_writes:
             raise ConfigError("--force is for a source that is gone, --pause-writes for one that answers: give one")
 
@@ -85,6 +86,7 @@ class Turn:
             self._take_what_arrived()
         else:
             paused = asyncio.run(_pause(self._source, how.timeout_s)) if how.pause_writes else False
+            self._held_until = time.monotonic() + how.timeout_s if paused else 0.0
             try:
                 self._drain_and_prove()
                 self._stop()
@@ -268,7 +270,7 @@ class Turn:
 
         wait_until(
             lambda: True if views() and all(done(view) for view in views()) else None,
-            self._how.timeout_s,
+            self._how.timeout_s + max(0.0, self._held_until - time.monotonic()),
             lambda: f"task {task} is not {what}: " + _how(views()),
         )
 

@@ -10,11 +10,13 @@ import hiredis
 from canal.endpoint import Endpoint
 from canal.errors import Unready
 from sync.refetch import Fetched, Place
+from sync.tag import RESERVED
 from sync.target.connection import Connection, connect
 from sync.target.errors import classify
 from sync.target.fence import parse_info
 
 _FIRST: Final = 10
+_NOBODY: Final = RESERVED + b"nobody"  # a key that never exists
 _AT_ONCE: Final = 200
 _PART_BYTES: Final = 4 << 20
 ROUND_BYTES: Final = 16 << 20
@@ -32,12 +34,13 @@ async def fetch(source: Endpoint, places: list[Place], replid: str) -> list[Fetc
     try:
         out: list[Fetched] = []
         size, most = 0, _FIRST
+        exact = await _tells_deadlines(conn)
         cluster = source.group is not None and source.group.kind != "sentinel"  # there a transaction is about one slot
         for db, group in groupby(sorted(places, key=lambda place: place[0]), key=lambda place: place[0]):
             wanted = [key for _, key in group]
             while wanted and size < ROUND_BYTES:
                 part, wanted = wanted[:most], wanted[most:]
-                found = await _read(conn, db, [[key] for key in part] if cluster else [part], replid)
+                found = await _read(conn, db, [[key] for key in part] if cluster else [part], replid, exact)
                 size += sum(len(one.payload or b"") for one in found)
                 out += found
                 most = max(1, min(_AT_ONCE, _PART_BYTES * len(out) // max(1, size)))
@@ -46,13 +49,20 @@ async def fetch(source: Endpoint, places: list[Place], replid: str) -> list[Fetc
         conn.close()
 
 
-async def _read(conn: Connection, db: int, parts: list[list[bytes]], replid: str) -> list[Fetched]:
+async def _tells_deadlines(conn: Connection) -> bool:
+    """Has it PEXPIRETIME (7.0 on), and may we use it? TIME and PTTL are milliseconds apart when the machine is busy."""
+    (reply,) = await conn.calls([[b"PEXPIRETIME", _NOBODY]])
+    return not isinstance(reply, hiredis.ReplyError) or str(reply).startswith("MOVED ")
+
+
+async def _read(conn: Connection, db: int, parts: list[list[bytes]], replid: str, exact: bool) -> list[Fetched]:
     """Keys of one database; those of a part are all at the same offset."""
+    ask = b"PEXPIRETIME" if exact else b"PTTL"
     commands: list[list[bytes]] = []
     for keys in parts:
-        commands += [[b"MULTI"], [b"SELECT", b"%d" % db], [b"TIME"]]  # at once: PTTL counts from where EXEC begins
+        commands += [[b"MULTI"], [b"SELECT", b"%d" % db], [b"TIME"]]
         for key in keys:
-            commands += [[b"DUMP", key], [b"PTTL", key]]
+            commands += [[b"DUMP", key], [ask, key]]
         commands += [[b"INFO", b"replication"], [b"EXEC"]]
     replies = await conn.calls(commands, timeout=60.0)
     out: list[Fetched] = []
@@ -61,7 +71,7 @@ async def _read(conn: Connection, db: int, parts: list[list[bytes]], replid: str
         own = replies[at : at + 2 * len(keys) + 5]
         at += len(own)
         if not any(_elsewhere(reply) for reply in own[2:-2]):
-            out += _states(db, keys, own[-1], replid)
+            out += _states(db, keys, own[-1], replid, exact)
     return out
 
 
@@ -69,7 +79,7 @@ def _elsewhere(queued: Any) -> bool:
     return isinstance(queued, hiredis.ReplyError) and str(queued).startswith(("MOVED ", "ASK ", "TRYAGAIN"))
 
 
-def _states(db: int, keys: list[bytes], reply: Any, replid: str) -> list[Fetched]:
+def _states(db: int, keys: list[bytes], reply: Any, replid: str, exact: bool) -> list[Fetched]:
     for one in [reply] if isinstance(reply, hiredis.ReplyError) else reply:
         if isinstance(one, hiredis.ReplyError):
             raise classify(str(one), "fetching keys", who="source")
@@ -77,8 +87,8 @@ def _states(db: int, keys: list[bytes], reply: Any, replid: str) -> list[Fetched
     info = parse_info(raw)
     if info.get("master_replid") != replid:
         raise Unready(f"source: follows replication id {info.get('master_replid')}, expected {replid}")
-    offset, now = int(info["master_repl_offset"]), int(seconds) * 1000 + int(micros) // 1000
+    offset, base = int(info["master_repl_offset"]), 0 if exact else int(seconds) * 1000 + int(micros) // 1000
     return [
-        Fetched((db, key), offset, payload, now + left if left > 0 else 0)
-        for key, payload, left in zip(keys, states[::2], states[1::2], strict=True)
+        Fetched((db, key), offset, payload, base + deadline if deadline > 0 else 0)
+        for key, payload, deadline in zip(keys, states[::2], states[1::2], strict=True)
     ]

@@ -191,7 +191,7 @@ def test_a_slow_line_is_not_taken_for_a_dead_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session_module, "REPLY_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(session_module, "REPLY_TIMEOUT_S", 3.0)
     monkeypatch.setattr(proxy_pipe, "_QUEUE_BYTES", 256 * 1024)
     source, target = redis_server(), redis_server()
     far = proxy(target)
