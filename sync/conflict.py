@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -110,6 +110,9 @@ class Conflicts:
         self.settled_to = -1  # reading again from here finds every conflict that is not settled, but for marked ones
         self.expired: Callable[[Place, int], bool] = lambda place, end: False  # had its deadline passed when this came?
         self.lapsed = Lapsed()
+        self.had: Container[Place] | None = None  # of all up to ``had_to``, only these keys count as written
+        self.had_to = -1
+        self.doubted: Callable[[Place], None] = lambda place: None  # told of the others, where somebody had not seen it
         self.quiet = False  # what is read is known already: nothing is told or counted
         self._on_conflict = on_conflict
         self._clock = clock
@@ -299,8 +302,12 @@ class Conflicts:
                         self.restate(output)
         for name, window, limit in checks:
             at = window.get(place)
-            if at <= limit and (window.floor <= limit or self._in_snapshot):
-                continue
+            if at <= limit:
+                if window.floor <= limit or self._in_snapshot:
+                    continue
+                if self._lacked(name, place):
+                    self.doubted(place)
+                    continue
             commuting = self._commuting
             if (
                 commuting is not None
@@ -315,6 +322,12 @@ class Conflicts:
             return True
         return False
 
+    def _lacked(self, name: str, place: Place) -> bool:
+        """Is it known that the key was not there where the window of ``name`` begins?"""
+        if self.had is None or name != self.here or self.local_window.floor > self.had_to or place[0] == FUNCTIONS:
+            return False
+        return place not in self.had
+
     def _tagged_flow(self, origin: str, db: int, argv: list[bytes], checks: list[tuple[str, Window, int]]) -> None:
         """Outputs of a command whose inputs differ between here and where it was made are not the same either."""
         if len(self._peers) > 1:
@@ -323,7 +336,7 @@ class Conflicts:
             place = (db, key)
             for name, window, limit in checks:
                 at = window.get(place)
-                if at > limit or (window.floor > limit and not self._in_snapshot):
+                if at > limit or (window.floor > limit and not self._in_snapshot and not self._lacked(name, place)):
                     self._unsettle(db, argv, (name, max(at, window.floor)), (origin, self._position))
                     return
             if place in self.pending:
@@ -408,6 +421,8 @@ class Conflicts:
                 self._flows.clear()
             if self._commuting is not None:
                 self._commuting.expire(self.here, oldest)
+            if self.had is not None and oldest >= self.had_to:
+                self.had = None
         self._moved = False
         disputed = [at for entry in self.pending.values() if (at := entry.positions.get(self.here)) is not None]
         self.settled_to = min([oldest, *disputed]) - (1 if disputed else 0)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import partial
 from typing import Final
 
@@ -157,10 +157,12 @@ class Converge:
         snapshot: bool,
         wake: asyncio.Event,
         stored: str = "",
+        had: Container[Place] | None = None,
     ) -> Conflicts:
         """Conflicts as they stand where the session begins: after a snapshot, or from the journal's own past.
 
-        ``stored``: the checkpoint's field ``past``, for a node whose own directory says nothing of use.
+        ``stored``: the checkpoint's field ``past``, for a node whose own directory says nothing of use. ``had``: the
+        keys of that snapshot, where they are known.
         """
         config, journal = self._config, capture.journal
         past = None
@@ -180,8 +182,11 @@ class Converge:
         judged = None if snapshot else self._judged or Judged.load(config.state_dir) or Judged(past.place, past.db)
         self._saved, self._floor = None, past.floor
         others = [name for name in self.homes.datacenters if name != config.source_dc]
-        disputed = list(self.conflicts.pending) if self.conflicts is not None and not snapshot else []
+        before = {} if self.conflicts is None or snapshot else self.conflicts.pending
+        told = [place for place, entry in before.items() if entry.marked]  # others are met again in the journal
         lapsed = None if self.conflicts is None or snapshot else self.conflicts.lapsed
+        if not snapshot and self.conflicts is not None and self.conflicts.had_to == past.floor:
+            had = self.conflicts.had
         found = self.conflicts = Conflicts(
             config.source_dc,
             self.homes,
@@ -192,6 +197,8 @@ class Converge:
             there=config.target_dc,
             on_conflict=self._log.add,
         )
+        found.had, found.had_to = had, past.floor
+        found.doubted = lambda place: self._doubts.add([place])
         found.start(past.seen, journal.replids)
         if lapsed is not None:
             found.expired = lambda place, end: lapsed.was(end)
@@ -206,9 +213,7 @@ class Converge:
             if lost.places:
                 log.info("replies about %d keys were lost: they are compared", len(lost.places))
             self._doubts.add(lost.places)
-        found.quiet = True
-        self.differs(disputed, "not settled")
-        found.quiet = False
+        self._doubts.add(told)
         self.judged(start, db)
         return found
 
@@ -384,6 +389,10 @@ class Converge:
         for place in places:
             ours = found is not None and found.local_window.get(place) > found.oldest_seen
             (self._source if ours else self._target).ask([place])
+
+    def _of_third(self, place: Place) -> bool:
+        """Is its home none of the two that are compared? Then what differs may be on its way from there."""
+        return self.homes.home(place) not in (self._config.source_dc, self._config.target_dc)
 
     def judged(self, position: Position, db: int) -> None:
         """Replies to all writes up to there were looked at."""

@@ -29,6 +29,7 @@ from sync.verify.side import Pair
 log = logging.getLogger(__name__)
 
 _ALIKE: Final = 3  # looks that saw the same difference, until the key is in dispute
+_ALIKE_OF_THIRD: Final = 30
 _PATIENCE_S: Final = 60.0  # what changes from look to look for so long counts as restless
 _AT_ONCE: Final = 500
 _PAUSE_S: Final = 0.3

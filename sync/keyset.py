@@ -38,7 +38,7 @@ class KeySet:
     def __len__(self) -> int:
         return sum(map(len, self.buckets))
 
-    def __contains__(self, item: tuple[int, bytes]) -> bool:
+    def __contains__(self, item: object) -> bool:
         self.seal()
         value = hash(item)
         bucket = self.buckets[(value >> 56) & 0xFF]

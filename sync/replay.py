@@ -357,7 +357,7 @@ class Replay:
         )
         session = self._session = await self._new_session(conn, fenced, start, generation)
         target = kind(fenced.info)
-        offset, db = start.offset, checkpoint.db if plan == "stream" else 0
+        offset, db, had = start.offset, checkpoint.db if plan == "stream" else 0, None
         if plan == "snapshot":
             status.state = "snapshot"
             session.deadlines = None if self._expiry is None else self._expiry.deadlines
@@ -369,6 +369,7 @@ class Replay:
             await run.run()
             if self.slots is not None and config.two_way:
                 await self.slots.pin()
+            had = run.had
             self._learned = True
         elif joins:
             await session.submit(Batch(offset, db))
@@ -385,7 +386,7 @@ class Replay:
             if plan == "snapshot":
                 own = self._converge.snapshot_seen
             rules.watch = await self._converge.open(
-                capture, rules, start, db, own, plan == "snapshot", self._wake, checkpoint.past
+                capture, rules, start, db, own, plan == "snapshot", self._wake, checkpoint.past, had
             )
         await session.stream(rules, offset, db, lambda: self.stop_by is not None)
         return self.stop_by is not None

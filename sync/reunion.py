@@ -32,7 +32,7 @@ from sync.tag import INDEX, RESERVED
 from sync.target.connection import Connection, connect
 from sync.transform import Transform
 from sync.verify.comparison import Comparison
-from sync.verify.flow import Flow
+from sync.verify.flow import SLACK_BYTES, Flow
 from sync.verify.mapping import TaskMapping
 from sync.verify.repair import Remedy, Where, repair
 from sync.verify.report import Difference, Options
@@ -46,7 +46,6 @@ _LIVES_MS: Final = 24 * 3_600_000  # a link that is gone hinders nobody for long
 _LOOK_S: Final = 0.2
 _BACK_S: Final = 300.0  # the link back is waited for
 _REST_S: Final = 5.0
-_SLACK_BYTES: Final = 16 << 10  # PINGs of an idle source, which its link does not commit
 _ROUNDS: Final = 5
 _OPTIONS: Final = Options(rounds=2, pause_s=0.5, keep=5000, flowing=True)
 
@@ -166,7 +165,7 @@ class Reunion:
         flow, until = Flow(pair), time.monotonic() + _BACK_S
         while True:
             behind = await flow.back_behind()
-            if behind is not None and behind <= _SLACK_BYTES:
+            if behind is not None and behind <= SLACK_BYTES:
                 return not await self._back_reunites(pair)
             if time.monotonic() > until:
                 return False

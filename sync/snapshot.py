@@ -79,6 +79,8 @@ class SnapshotRun:
         self._mirror = not config.two_way and config.snapshot.stale_keys != "keep"
         self._sweeps = not config.two_way
         self._keys = KeySet()
+        # two ways, at first contact: what was not in it, others may write without having seen it
+        self._told = config.two_way and contact.first and not contact.again and transform.identity
         self._transform = transform
         self._target = target_of(target)
         self._restorer = Restorer(
@@ -101,6 +103,11 @@ class SnapshotRun:
     def first(self) -> bool:
         """Is it of a first contact?"""
         return self._contact.first
+
+    @property
+    def had(self) -> KeySet | None:
+        """Two ways, after a first contact: the keys that it had. None where that is not known, or of no use."""
+        return self._keys if self._told else None
 
     def _keeps(self) -> bool | Keeps:
         """Whose value stays where both sides have a key."""
@@ -184,7 +191,7 @@ class SnapshotRun:
             if isinstance(event, Header):
                 self._restorer.header(event, await probe(self.session, event, self._target))
                 if self._transform.identity:
-                    buckets = self._keys.buckets if self._sweeps else None
+                    buckets = self._keys.buckets if self._sweeps or self._told else None
                     builder = self._builder
                     reader.plain_databases = self.session.databases
                     reader.plain = self._restorer.plain_keys(
@@ -260,7 +267,7 @@ class SnapshotRun:
         deadlines = self.session.deadlines
         if key.expire_ms is not None and deadlines is not None:
             deadlines.set((key.db, key.key), key.expire_ms if type_name(key.type) == "string" else -key.expire_ms)
-        if self._sweeps:
+        if self._sweeps or self._told:
             self._keys.add(key.db, key.key)
 
     def _part(self, event: KeyStart | ValuePart | KeyEnd) -> Iterator[Step]:

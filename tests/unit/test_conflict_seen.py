@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from canal.resp import encode
 from sync.conflict import Conflicts
-from sync.homes import Homes
+from sync.homes import Homes, Place
 from sync.tag import Tag
 
 HERE = "a" * 40
@@ -50,3 +50,33 @@ def test_our_own_keys_of_the_link_are_in_dispute_with_nobody() -> None:
     found.tag(tag, 200)
     found.unit(tag, [(0, encode([b"SADD", b"redis-canal:links", b"x"]))], 250)
     assert found.figures.conflicts == 0
+
+
+def test_after_a_first_contact_only_what_its_snapshot_had_counts_as_written() -> None:
+    """Each key that anybody wrote in a new mesh's first second was in dispute, and echoed over what came after."""
+    found = Conflicts("a", Homes(("hash",), ("a", "b")), floor=100)
+    doubted: list[Place] = []
+    found.had, found.had_to, found.doubted = {(0, b"there")}, 100, doubted.append
+    found.start("", [(HERE, 0)])
+
+    def written(position: int, *keys: bytes) -> None:
+        tag = _tag(position, 50)
+        found.tag(tag, 100 + position)
+        found.unit(tag, [(0, encode([b"SET", key, b"2"])) for key in keys], 110 + position)
+
+    written(10, b"there", b"absent")
+    assert list(found.pending) == [(0, b"there")]
+    assert doubted == [(0, b"absent")], "it may have been deleted just before: to be compared"
+    found.local_window.all_written(150)  # FLUSHALL, or the bound of the window
+    written(20, b"absent")
+    assert (0, b"absent") in found.pending
+
+
+def test_keys_of_a_first_contact_are_forgotten_when_all_have_seen_it() -> None:
+    found = Conflicts("a", Homes(("hash",), ("a", "b")), floor=100)
+    found.had, found.had_to = set(), 100
+    found.start("", [(HERE, 0)])
+    for seen, known in ((99, True), (100, False)):
+        found.tag(_tag(seen, seen), 100 + seen)
+        found.progress()
+        assert (found.had is not None) is known
