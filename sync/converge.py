@@ -113,7 +113,7 @@ class Converge:
         self._target = Echoer(config.target, self._figures, self._echoed, "target", config.echoes_per_second)
         mapping = TaskMapping(Transform(config.transform))
         differs = partial(self.differs, reason="reply lost")
-        self._doubts = Doubts(config, status, mapping, differs, self.never_rests)
+        self._doubts = Doubts(config, status, mapping, differs, self.never_rests, self._of_third)
         self._next_tick = 0.0
         self._next_save = 0.0
         self._saved: tuple[int, int] | None = None

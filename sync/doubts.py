@@ -29,7 +29,7 @@ from sync.verify.side import Pair
 log = logging.getLogger(__name__)
 
 _ALIKE: Final = 3  # looks that saw the same difference, until the key is in dispute
-_ALIKE_OF_THIRD: Final = 30
+_ALIKE_OF_THIRD: Final = 30  # likewise, where a third datacenter's writes may be on their way to one of the two
 _PATIENCE_S: Final = 60.0  # what changes from look to look for so long counts as restless
 _AT_ONCE: Final = 500
 _PAUSE_S: Final = 0.3
@@ -55,7 +55,8 @@ class _Doubt:
 
 class Doubts:
     """``await run()`` beside a link. ``differs`` is told of keys that are in dispute, ``restless`` of those that change
-    from look to look, so that it cannot be said.
+    from look to look, so that it cannot be said. ``of_third``: keys on which another datacenter decides, whose writes
+    one of these two may get later than the other.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class Doubts:
         mapping: Mapping,
         differs: Callable[[list[Place]], None],
         restless: Callable[[list[Place]], None],
+        of_third: Callable[[Place], bool] = lambda place: False,
     ) -> None:
         self._config, self._status, self._mapping = config, status, mapping
-        self._differs, self._restless = differs, restless
+        self._differs, self._restless, self._of_third = differs, restless, of_third
         self._keys: dict[Place, _Doubt] = {}
         self._pause_s = _PAUSE_S
         self._wake = asyncio.Event()
@@ -123,7 +125,7 @@ class Doubts:
             one = found.get(place)
             if one is None:
                 continue
-            if doubt.differs_again(one) >= _ALIKE:
+            if doubt.differs_again(one) >= (_ALIKE_OF_THIRD if self._of_third(place) else _ALIKE):
                 disputed.append(place)
             elif now - doubt.since > _PATIENCE_S:
                 restless.append(place)

@@ -36,7 +36,8 @@ class Compared:
         self.status = LinkStatus("t", "0", "a", "b")
         self.status.state = "streaming"
         mapping = TaskMapping(Transform(config.transform))
-        self.doubts = Doubts(config, self.status, mapping, self.disputed.extend, self.disputed.extend)
+        told = self.disputed.extend
+        self.doubts = Doubts(config, self.status, mapping, told, told, lambda place: place[1] == b"third's")
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -67,8 +68,12 @@ async def test_what_differs_at_rest_is_in_dispute_and_what_does_not_is_forgotten
     for server in (compared.a, compared.b):
         server.control.set("same", 1)
         server.control.set("unlike", server.port)
+        server.control.set("third's", server.port)
     async with compared.running():
-        compared.doubts.add([(0, b"same"), (0, b"unlike"), (0, b"nowhere")])
+        compared.doubts.add([(0, key) for key in (b"same", b"unlike", b"nowhere", b"third's")])
+        await _until(lambda: len(compared.doubts) == 1)
+        assert compared.disputed == [(0, b"unlike")], "the third's write may be on its way to one of the two"
+        compared.b.control.set("third's", compared.a.port)
         await _until(lambda: not len(compared.doubts))
     assert compared.disputed == [(0, b"unlike")]
 
