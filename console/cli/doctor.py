@@ -42,7 +42,7 @@ def command(output: Format, problems: bool, **given: Any) -> int:
     emit(rows, ["level", "side", "check", "found", "advice"], output)
     worst = sum(1 for one in found if one.level == "fail")
     warnings = sum(1 for one in found if one.level == "warn")
-    click.echo(f"{worst} failures, {warnings} warnings", err=True)
+    click.echo(f"{worst} failure{'s' * (worst != 1)}, {warnings} warning{'s' * (warnings != 1)}", err=True)
     return 3 if worst else 0
 
 
