@@ -367,6 +367,8 @@ class Replay:
             if self.reunion is not None and not run.first:
                 await self._begin_reunion(self.reunion)
             await run.run()
+            if capture.generation != generation:  # it was not applied as a whole, and nothing streams yet
+                raise Superseded("the source began a new snapshot")
             if self.slots is not None and config.two_way:
                 await self.slots.pin()
             had = run.had

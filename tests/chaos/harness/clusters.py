@@ -139,6 +139,11 @@ class ClusterDatacenter(Datacenter):
         thread.start()
         return thread
 
+    def forget_scripts(self) -> None:
+        keys = [f"{{{self.name}:script}}:{part}" for part in ("n", "list")]
+        with Wire(self.cluster.owner(keys[0])) as wire:
+            wire.ask("DEL", *keys)
+
     def links_connected(self) -> list[dict[str, str]]:
         """None: whose they are cannot be told from the replicas' own, which move with every failover."""
         return []

@@ -193,6 +193,10 @@ class Datacenter:
         thread.start()
         return thread
 
+    def forget_scripts(self) -> None:
+        """Remove what `block` wrote."""
+        self.master.control.delete(f"{{{self.name}:script}}:n", f"{{{self.name}:script}}:list")
+
     def links_connected(self) -> list[dict[str, str]]:
         """The TCP connections to the master, as CLIENT LIST tells them; a replica of our own is among them."""
         clients: list[dict[str, str]] = self.master.control.client_list()
