@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -132,6 +134,9 @@ async def _connect(
     async with asyncio.timeout(timeout_s * 2 if secure else timeout_s):
         transport, protocol = await loop.create_connection(protocol_factory, endpoint.host, endpoint.port, **secure)
     sock = transport.get_extra_info("socket")
+    if sock is None:  # of a transport that is closed already
+        transport.abort()
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
