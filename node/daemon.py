@@ -242,7 +242,8 @@ class Daemon:
                 self.trouble = str(error)
             self._notifier.status(self._summary())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), TICK_S)
+                async with asyncio.timeout(TICK_S):
+                    await self._wake.wait()
                 await asyncio.sleep(DEBOUNCE_S)
             self._wake.clear()
 
@@ -331,7 +332,8 @@ class Daemon:
         while True:
             with contextlib.suppress(TimeoutError):
                 left = last_round + self.config.publish_seconds - time.monotonic()
-                await asyncio.wait_for(self._publish_now.wait(), max(0.0, left))
+                async with asyncio.timeout(max(0.0, left)):
+                    await self._publish_now.wait()
             self._publish_now.clear()
             due = time.monotonic() - last_round >= self.config.publish_seconds
             if due:

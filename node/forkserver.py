@@ -163,7 +163,8 @@ class ForkServer:
             socket.send_fds(self._control, [json.dumps({"spawn": self._count}).encode()], [theirs.fileno()])
         finally:
             theirs.close()
-        child.pid = await asyncio.wait_for(asyncio.shield(child.started), 30)
+        async with asyncio.timeout(30):
+            child.pid = await asyncio.shield(child.started)
         return child
 
     async def start(self) -> None:
@@ -171,7 +172,8 @@ class ForkServer:
         if self._process is None or self._process.poll() is not None:
             self._launch()
         assert self._ready is not None
-        await asyncio.wait_for(asyncio.shield(self._ready), 60)
+        async with asyncio.timeout(60):
+            await asyncio.shield(self._ready)
 
     def _launch(self) -> None:
         self._forget()

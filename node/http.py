@@ -108,7 +108,8 @@ class HttpServer:
         try:
             answer, with_body = (text("too many connections", 503), True) if busy else await self._answer(reader)
             writer.write(encode(answer, with_body))
-            await asyncio.wait_for(_finish(reader, writer), SEND_TIMEOUT_S)
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await _finish(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
             writer.transport.abort()  # cancelled by `close` alone: asyncio would log that as a fault (until 3.12)
         finally:
@@ -120,7 +121,8 @@ class HttpServer:
     async def _answer(self, reader: asyncio.StreamReader) -> tuple[Response, bool]:
         """The answer, and whether its body is to be sent."""
         try:
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HEAD_TIMEOUT_S)
+            async with asyncio.timeout(HEAD_TIMEOUT_S):
+                head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
             return text("request too large", 431), True
         except TimeoutError:

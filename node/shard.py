@@ -199,7 +199,8 @@ class Shard:
             stopping = asyncio.create_task(self._stop_when_told(child))
             try:
                 end = await listening
-                code = await asyncio.wait_for(asyncio.shield(child.ended), 10)
+                async with asyncio.timeout(10):
+                    code = await asyncio.shield(child.ended)
             finally:
                 stopping.cancel()
                 listening.cancel()
@@ -253,7 +254,8 @@ class Shard:
         end = None
         while True:
             try:
-                message = await asyncio.wait_for(frames.read(child.reader), SILENCE_S)
+                async with asyncio.timeout(SILENCE_S):
+                    message = await frames.read(child.reader)
             except TimeoutError:
                 return End("crashed", f"the worker was silent for {SILENCE_S:.0f} s and was killed", True)
             if message is None:
@@ -366,7 +368,8 @@ class Shard:
         wake_at = time.monotonic() + seconds
         while not (self.leaving or self._restart) and (left := wake_at - time.monotonic()) > 0:
             try:
-                await asyncio.wait_for(self._changed.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
             except TimeoutError:
                 return
             self._changed.clear()

@@ -218,7 +218,8 @@ class Replay:
             delay = min(delay, max(0.0, self.stop_by - time.monotonic()))
         self._again.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._again.wait(), delay)
+            async with asyncio.timeout(delay):
+                await self._again.wait()
 
     def _past_deadline(self) -> bool:
         return self.stop_by is not None and time.monotonic() >= self.stop_by

@@ -19,7 +19,8 @@ A link keeps one hash at its target, `redis-canal:checkpoint:<task>/<shard>`, wi
 ``past``   ``<replid>:<offset> <db> <floor> <seen>``: a place of the source's stream before everything that some
            datacenter has not yet seen, and what was selected and seen there; another node reads on from it (two-way;
            about once a second)
-``homes``  fingerprint of the policy that gives each key its home (two-way; `sync.homes`)
+``homes``  fingerprint of the policy that gives each key its home (two-way; `sync.homes`); told again about once a
+           second, for a link back that starts later
 ``epoch``  fencing: a writer that finds a higher one stops
 ``owner``  who came with it when nobody had used it, so that it knows its own again when the reply was lost
 ``at``     unix time in ms when the batch was made
@@ -45,6 +46,7 @@ RESERVED: Final = b"redis-canal:"
 PREFIX: Final = RESERVED + b"checkpoint:"
 INDEX: Final = RESERVED + b"links"
 """A set of the checkpoint keys of all links into this server, so that finding them needs no SCAN."""
+_TELL_HOMES_MS: Final = 1000
 
 
 class TagError(CanalError):
@@ -113,7 +115,7 @@ class Tagger:
     def __init__(self, key: bytes, uid: str, origin: str, stored: Checkpoint | None, homes: str = "") -> None:
         self.key = key
         self._homes = homes
-        self._told = False
+        self._told_ms = 0
         self.past = ""  # goes with the next tag when it has changed
         self._past_told = "" if stored is None else stored.past
         self.uid = uid
@@ -153,9 +155,9 @@ class Tagger:
             argv += [b"opos", opos.encode(), b"via", self.origin.encode()]
         if self._homes and 0 <= own < position.offset:
             argv += [b"own", b"%d" % own]
-        if self._homes and (full or not self._told):
+        if self._homes and (full or abs(at_ms - self._told_ms) >= _TELL_HOMES_MS):
             argv += [b"homes", self._homes.encode()]
-            self._told = True
+            self._told_ms = at_ms
         past = "" if snapshot else self.past or self._past_told
         if past != self._past_told or (full and past):
             argv += [b"past", past.encode()]  # an empty one: what was known before a snapshot is of no use after it

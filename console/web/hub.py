@@ -88,7 +88,8 @@ class Hub:
             yield self.everything()
             while not self._closed:
                 try:
-                    item = await asyncio.wait_for(queue.get(), KEEP_ALIVE_S)
+                    async with asyncio.timeout(KEEP_ALIVE_S):
+                        item = await queue.get()
                 except TimeoutError:
                     item = ": nothing new\n\n"
                 if item is None:

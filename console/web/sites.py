@@ -103,7 +103,8 @@ class Sites:
             elif await self._read_dim(site):
                 self.publish()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(site.wake.wait(), READ_EVERY_S)
+                async with asyncio.timeout(READ_EVERY_S):
+                    await site.wake.wait()
                 await asyncio.sleep(DEBOUNCE_S)
             told = site.wake.is_set()
             site.wake.clear()

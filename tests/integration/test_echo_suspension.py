@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import StartServer
 from tests.support.compare import differences, wait_equal
-from tests.support.links import link_between, quiet
+from tests.support.links import Link, link_between, quiet
 from tests.support.process import wait_until
 
 pytestmark = pytest.mark.servers
@@ -26,10 +26,14 @@ def test_echoes_wait_while_both_sides_name_another_home(
     for link in (there, back):
         link.streaming()
     in_a, in_b = a.client(), b.client()
-    for client in (in_a, in_b):
-        client.incr("beat")
+
+    def heard(link: Link) -> bool:
+        in_a.incr("beat:a")
+        in_b.incr("beat:b")
+        return bool(link.status.echoes_suspended)
+
     for link in (there, back):
-        link.until(lambda link=link: link.status.echoes_suspended, 20, "both say that echoes are suspended")
+        link.until(lambda link=link: heard(link), 20, "both say that echoes are suspended")
     assert "the home of keys is a among a, b here" in there.status.echoes_suspended
     assert back.status.homes_fingerprint in there.status.echoes_suspended
     assert "give both sides the same --home" in back.status.echoes_suspended

@@ -58,7 +58,8 @@ async def follow(source: Server | str, **options: Any) -> AsyncIterator[Followin
     finally:
         made.replica.stop()
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(made.running, 60)
+            async with asyncio.timeout(60):
+                await made.running
 
 
 def rdb_is_whole(rdb: bytes | bytearray) -> bool:

@@ -58,7 +58,8 @@ class Pipe:
     async def _wait(self, timeout: float | None = None) -> None:
         self._news.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), timeout)
+            async with asyncio.timeout(timeout):  # wait_for of 3.11 may forget that it was cancelled
+                await self._news.wait()
 
     async def read(self, source: socket.socket) -> None:
         """Queue what comes until the source ends."""

@@ -34,6 +34,17 @@ def test_later_tags_leave_out_what_does_not_change_and_stay_short() -> None:
     assert Checkpoint.from_fields(hash_at_target, "key").position == Position(AT.replid, AT.offset + 3)
 
 
+def test_homes_are_told_again_for_a_link_that_starts_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_700_000_000_000
+    monkeypatch.setattr("sync.tag.time.time_ns", lambda: now * 1_000_000)
+    tagger = Tagger(PREFIX + b"t/0", "uid", "sh", None, "12345678")
+    told = []
+    for _ in range(25):
+        told.append(b"homes" in tagger.make(Position("a" * 40, now), 0))
+        now += 100
+    assert [number for number, one in enumerate(told) if one] == [0, 10, 20]
+
+
 def test_a_change_of_database_or_phase_is_written() -> None:
     tagger = Tagger(KEY, "uid", "a", None)
     tagger.make(AT, 0)
