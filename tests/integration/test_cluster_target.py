@@ -93,6 +93,42 @@ def test_slots_move_while_writes_go_on(tmp_path: Path) -> None:
         assert_same(source, cluster)
 
 
+def test_a_slot_that_stays_between_two_masters(tmp_path: Path) -> None:
+    """New keys get ASK, old ones do not, several at once TRYAGAIN: all goes on, and is right when the move ends."""
+    with Server.start() as source, Cluster.start(2) as cluster:
+        client = source.client()
+        with Link(source, cluster, tmp_path, two_way=True, conflicts="off", home=("source",)) as link:
+            link.streaming()
+            client.mset({"{t}old": 1, "{t}gone": 1, "elsewhere": 1})
+            for px in (1500, 6000, 24_000):  # longer where the machine is too slow for it
+                client.set("{t}dies", "v", px=px)
+                client.set("{t}lives", "v", px=px)
+                link.in_step(source)
+                if cluster.ask("PERSIST", "{t}lives") == 1:
+                    break
+            slot = slot_of(b"t")
+            giver = cluster.owner("{t}")
+            taker = next(node for node in cluster.masters if node is not giver)
+            taker.do("CLUSTER", "SETSLOT", slot, "IMPORTING", giver.id)
+            giver.do("CLUSTER", "SETSLOT", slot, "MIGRATING", taker.id)
+            giver.do("MIGRATE", "127.0.0.1", taker.port, "", 0, 60000, "KEYS", "{t}gone", "{t}dies", "{t}lives")
+            client.incr("{t}gone")
+            client.incr("{t}old")
+            client.rpush("{t}new", "a", "b")
+            client.incr("elsewhere")
+            client.mset({"{t}old": 5, "{t}gone": 7})
+            wait_until(lambda: not client.exists("{t}dies", "{t}lives"), 60, "the short ones to expire")
+            client.incr("{t}gone")
+            wait_until(lambda: cluster.ask("GET", "elsewhere") == b"2", 30, "other slots go on")
+            cluster.move_slots([slot], taker)
+            link.in_step(source)
+            assert link.status.dead_letters == 0 and link.status.target_slots_moved >= 1
+            assert [cluster.ask("GET", key) for key in ("{t}old", "{t}gone", "{t}dies")] == [b"5", b"8", None]
+            assert cluster.ask("LRANGE", "{t}new", 0, -1) == [b"a", b"b"]
+            assert cluster.ask("GET", "{t}lives") == b"v", "what has no deadline there is nobody's expired copy"
+            link.until(lambda: link.status.echoes >= 1, 30, "the key that was kept is echoed")
+
+
 def test_a_master_of_the_target_fails(tmp_path: Path) -> None:
     with Server.start() as source, Cluster.start(replicas=1) as cluster:
         with Workload(source, databases=(0,), rate=1000) as load, Link(source, cluster, tmp_path) as link:

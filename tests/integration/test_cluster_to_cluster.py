@@ -1,6 +1,7 @@
 """One cluster to another of a different layout: three masters to five, with kills of the daemon and moved slots.
 
-REDIS_CANAL_FULL=1: ten kills, 1,000 slots on either side.
+REDIS_CANAL_FULL=1: thirty kills, 1,000 slots on either side, five failovers of either side, three masters to three as
+well, and other versions (REDIS_CANAL_ONLY=3-7.0 picks one).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from tests.support.process import wait_until
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 FULL = bool(os.environ.get("REDIS_CANAL_FULL"))
-KILLS, MOVED = (10, 1000) if FULL else (2, 30)
+KILLS, MOVED, FAILOVERS = (30, 1000, 5) if FULL else (2, 30, 0)
+LAYOUTS = ((5, "7.0"), (3, "7.0"), (3, "6.2"), (3, "8.2"), (3, "valkey-8.1")) if FULL else ((5, "7.0"),)
+ONLY = os.environ.get("REDIS_CANAL_ONLY", "")
 
 
 def shards_streaming(target: Cluster, shards: int) -> bool:
@@ -31,9 +34,11 @@ def shards_streaming(target: Cluster, shards: int) -> bool:
     return len(names) >= shards and all(phase == b"stream" for phase in phases)
 
 
-@pytest.mark.timeout(1800 if FULL else 300)
-def test_three_masters_to_five(tmp_path: Path) -> None:
-    with Cluster.start(3) as source, Cluster.start(5) as target:
+@pytest.mark.timeout(3000 if FULL else 300)
+@pytest.mark.parametrize(("masters", "version"), [one for one in LAYOUTS if ONLY in ("", f"{one[0]}-{one[1]}")])
+def test_three_masters_to_others(tmp_path: Path, masters: int, version: str) -> None:
+    replicas = 1 if FAILOVERS else 0
+    with Cluster.start(3, replicas, version) as source, Cluster.start(masters, replicas, version) as target:
         seed(source)
         with LinkProcess(source, target, tmp_path) as link, ClusterLoad(source, rate=500) as load:
             wait_until(lambda: shards_streaming(target, 3), 90, "all shards stream")
@@ -42,10 +47,15 @@ def test_three_masters_to_five(tmp_path: Path) -> None:
                 link.kill()
                 link.start()
                 load.wait(100)
-                giver, taker = source.masters[number % 3], source.masters[(number + 1) % 3]
-                source.move_slots(giver.serves()[: MOVED // KILLS], taker)
-                giver, taker = target.masters[number % 5], target.masters[(number + 1) % 5]
-                target.move_slots(giver.serves()[: MOVED // KILLS], taker)
+                for cluster in (source, target):
+                    there = cluster.masters
+                    giver, taker = there[number % len(there)], there[(number + 1) % len(there)]
+                    cluster.move_slots(giver.serves()[: -(-MOVED // KILLS)], taker)
+                    if number % 6 == 5 and number // 6 < FAILOVERS:
+                        old = cluster.masters[number % len(there)]
+                        cluster.takeover(old)
+                        load.wait(200)
+                        cluster.come_back(old)
             load.stop()
             end_equal(source, target, link)
             assert link.terminate() == 0, link.log[-4000:]

@@ -248,8 +248,11 @@ class Cluster:
         """Until every replica's link to its master is up."""
 
         def up() -> bool:
-            replicas = [node for node in self.nodes if node.running and node.master_id() is not None]
-            return all(node.info("replication").get("master_link_status") == "up" for node in replicas)
+            try:
+                replicas = [node for node in self.nodes if node.running and node.master_id() is not None]
+                return all(node.info("replication").get("master_link_status") == "up" for node in replicas)
+            except redis.BusyLoadingError:
+                return False
 
         wait_until(up, 60, "every replica follows its master")
 

@@ -13,6 +13,7 @@ from canal.errors import CanalError
 from canal.position import Position
 from canal.resp import encode, parse
 from sync.batch import Batch
+from sync.expiry import DELETE_IF
 from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.target.cluster.connection import ClusterConnection
 from sync.target.cluster.fencing import ClusterFence, NodeTag
@@ -52,7 +53,7 @@ class Wire(Connection):
         self.closed = error
 
 
-def made(committed: list[int]) -> tuple[ClusterWriter, Wire]:
+def made(committed: list[int], kept: list[list[int]] | None = None) -> tuple[ClusterWriter, Wire]:
     wire = Wire()
     topology = Topology((Shard(Member(NODE, "h", 1), (), ((0, SLOTS - 1),)),))
     conn = ClusterConnection(parse_url("redis+cluster://h:1"), topology)
@@ -74,6 +75,7 @@ def made(committed: list[int]) -> tuple[ClusterWriter, Wire]:
         start=0,
         on_commit=commit,
         wake=lambda: None,
+        judge=None if kept is None else lambda batch, numbers: kept.append(numbers),
     )
     writer._saved_at = 1e12  # the link's own checkpoint is not what is looked at here
     writer.links.append(NodeLink(NODE, wire, NodeTag(1, key, b"c"), writer.fail, writer.wake))
@@ -120,4 +122,81 @@ async def test_a_node_is_put_in_order_while_questions_about_a_moving_slot_are_on
     wire.hear(b":0\r\n")
     await steps()
     assert writer.lanes.owners[slot_of(b"a")] == 1 and writer.error is None
+    writer.close()
+
+
+def conditional(key: bytes) -> list[bytes]:
+    return [b"EVAL", DELETE_IF, b"1", key, b"1000", b"1", b""]
+
+
+async def test_a_conditional_delete_that_left_its_key_is_told_when_its_batch_is_committed() -> None:
+    committed: list[int] = []
+    kept: list[list[int]] = []
+    writer, wire = made(committed, kept)
+    writer.submit(batch(100, [b"SET", b"a", b"1"], conditional(b"a"), conditional(b"b")))
+    wire.hear(b"*4\r\n:1\r\n$1\r\n~\r\n:2\r\n$1\r\n~\r\n")
+    assert (kept, committed) == ([[1, 2]], [100])
+    writer.submit(batch(200, conditional(b"a")))
+    wire.hear(b"*0\r\n")
+    assert (kept, committed) == ([[1, 2]], [100, 200])
+    writer.close()
+
+
+async def test_a_conditional_delete_in_a_slot_that_waits_is_told_too() -> None:
+    committed: list[int] = []
+    kept: list[list[int]] = []
+    writer, wire = made(committed, kept)
+    writer.submit(batch(100, [b"SET", b"a", b"1"], conditional(b"a")))
+    wire.hear(b"*2\r\n:0\r\n$1\r\n!\r\n")
+    await steps()
+    wire.hear(b"+OK\r\n+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n*3\r\n:0\r\n+OK\r\n:0\r\n")
+    await steps()
+    assert (kept, committed) == ([[1]], [100])
+    writer.close()
+
+
+async def test_what_is_refused_with_tryagain_is_sent_again_unit_by_unit() -> None:
+    """Nothing of a transaction that met TRYAGAIN was applied; the next attempt is smaller, then waits."""
+    committed: list[int] = []
+    writer, wire = made(committed)
+    writer.submit(batch(100, [b"SET", b"a", b"1"], [b"INCR", b"a"]))
+    wire.hear(b"*2\r\n:0\r\n$1\r\n!\r\n")
+    await steps()
+    wire.sent.clear()
+    refused = b"-TRYAGAIN Multiple keys request during rehashing of slot\r\n"
+    wire.hear(b"+OK\r\n" + refused + refused + refused + b"-EXECABORT Transaction discarded\r\n")
+    for _ in range(100):
+        await asyncio.sleep(0.001)
+        if wire.sent:
+            break
+    assert [argv[0] for argv in wire.sent][:2] == [b"MULTI", b"HSET"] and committed == []
+    assert [argv[0] for argv in wire.sent] == [b"MULTI", b"HSET", b"SET", b"EXEC"]
+    wire.sent.clear()
+    wire.hear(b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n:0\r\n+OK\r\n")
+    await steps()
+    assert [argv[0] for argv in wire.sent] == [b"MULTI", b"HSET", b"INCR", b"EXEC"] and committed == []
+    wire.hear(b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n:0\r\n:2\r\n")
+    await steps()
+    assert committed == [100]
+    writer.close()
+
+
+async def test_a_batch_that_goes_alone_is_committed_when_it_is_answered_and_not_with_the_one_before() -> None:
+    committed: list[int] = []
+    writer, wire = made(committed)
+    writer.submit(batch(100, [b"SET", b"a", b"1"]))
+    alone = batch(200, conditional(b"a"))
+    alone.noscript = True
+    writer.submit(alone)
+    await steps()
+    wire.sent.clear()
+    wire.hear(b"*0\r\n")
+    assert committed == [100]
+    for _ in range(100):
+        await asyncio.sleep(0.001)
+        if wire.sent:
+            break
+    assert [argv[0] for argv in wire.sent] == [b"MULTI", b"HSET", b"EVAL", b"EXEC"] and committed == [100]
+    wire.hear(b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n:0\r\n:1\r\n")
+    assert committed == [100, 200]
     writer.close()

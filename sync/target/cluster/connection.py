@@ -80,6 +80,7 @@ class ClusterConnection(Connection):
             raise self.closed
         parts: dict[str, list[int]] = {}
         replies: list[Any] = [None] * len(commands)
+        lost: BaseExceptionGroup[CanalError] | None = None
         for number, argv in enumerate(commands):
             name = argv[0].upper()
             if name in _ONE_NODE:
@@ -92,9 +93,14 @@ class ClusterConnection(Connection):
                 replies[number] = sum(await self.calls([[name, key] for key in argv[1:]], timeout))
             else:
                 parts.setdefault(self._node_for(argv), []).append(number)
-        async with asyncio.TaskGroup() as tasks:
-            for node, numbers in parts.items():
-                tasks.create_task(self._part(node, numbers, commands, replies, timeout))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for node, numbers in parts.items():
+                    tasks.create_task(self._part(node, numbers, commands, replies, timeout))
+        except* CanalError as group:
+            lost = group
+        if lost is not None:
+            raise first_of(lost)
         for number, reply in enumerate(replies):
             if isinstance(reply, hiredis.ReplyError) and str(reply).startswith(("MOVED ", "ASK ")):
                 replies[number] = await self._redirected(commands[number], str(reply), timeout)
@@ -218,6 +224,14 @@ class ClusterConnection(Connection):
             for member in self.topology.masters:
                 if member.id not in self.nodes:
                     tasks.create_task(self._open(member))
+
+
+def first_of(group: BaseExceptionGroup[CanalError]) -> BaseException:
+    """The first error of those that nodes asked side by side have raised: one is enough to begin anew."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
 
 
 async def open_cluster(endpoint: Endpoint, who: str = "target") -> ClusterConnection:

@@ -141,7 +141,7 @@ class ClusterWriter:
         """Send a batch; only when `room`."""
         self.sent_to = batch.end
         batch.sent = time.monotonic()
-        flight = Flight(batch, self._begin)
+        flight = Flight(batch, self._begin, pending=1)  # also one that waits to go alone is not settled
         self._begin = batch.end
         self.in_flight.append(flight)
         if self.lanes.skips and flight.begin >= self.skips_until:
@@ -153,7 +153,6 @@ class ClusterWriter:
         if everywhere:
             self._alone = asyncio.create_task(self._apply_alone(flight))
             return
-        flight.pending = 1
         self._send(flight, lanes)
         self.settle(flight)
 
@@ -413,7 +412,6 @@ class ClusterWriter:
             if batch.solo:
                 await flush_everywhere(self, batch)
             lanes, everywhere = self.lanes.split(batch, len(self.links) + 1)
-            flight.pending = 1
             for number, argv in everywhere:
                 if not batch.solo:
                     await self._on_all(flight, number, argv)
