@@ -116,7 +116,7 @@ def test_connections_that_break_while_one_side_counts_undo_nothing(
         client.rpush("queue", *range(20))
         client.set("price", 0)
         from_a.delay(0.03, "to_client")  # b is late, always
-        count, told_at, cut_at, end = 0, 0.0, 0.0, time.monotonic() + 2 * PATIENCE_S
+        count, told_at, cut_at, stalled, end = 0, 0.0, 0.0, False, time.monotonic() + 2 * PATIENCE_S
         while not told_at or time.monotonic() < told_at + 1.5:  # what an echo undoes comes back within that
             assert time.monotonic() < end, "no reply was lost, or the keys are still in doubt"
             for _ in range(10):
@@ -128,9 +128,13 @@ def test_connections_that_break_while_one_side_counts_undo_nothing(
             time.sleep(0.01)
             told_at = told_at or (time.monotonic() if "never rest" in caplog.text else 0.0)
             flows = not told_at and not _doubts(there) and there.status.state == "streaming"
-            if flows and time.monotonic() > cut_at + 0.5:
+            if stalled and time.monotonic() > cut_at + 0.1:  # what was sent meanwhile has no reply
                 to_b.cut()
-                cut_at = time.monotonic()
+                to_b.flow()
+                cut_at, stalled = time.monotonic(), False
+            elif flows and not stalled and time.monotonic() > cut_at + 0.5:
+                to_b.stall("to_client")
+                cut_at, stalled = time.monotonic(), True
         there.in_step(a)
         wait_equal(a, b, 20)
         assert int(b.control.get("counter") or 0) == count
