@@ -48,14 +48,14 @@ def test_three_masters_to_others(tmp_path: Path, masters: int, version: str) -> 
                 link.start()
                 load.wait(100)
                 for cluster in (source, target):
-                    there = cluster.masters
-                    giver, taker = there[number % len(there)], there[(number + 1) % len(there)]
-                    cluster.move_slots(giver.serves()[: -(-MOVED // KILLS)], taker)
                     if number % 6 == 5 and number // 6 < FAILOVERS:
-                        old = cluster.masters[number % len(there)]
+                        old = cluster.masters[number % 3]
                         cluster.takeover(old)
                         load.wait(200)
                         cluster.come_back(old)
+                    there = cluster.masters
+                    giver, taker = there[number % len(there)], there[(number + 1) % len(there)]
+                    cluster.move_slots(giver.serves()[: -(-MOVED // KILLS)], taker)
             load.stop()
             end_equal(source, target, link)
             assert link.terminate() == 0, link.log[-4000:]
