@@ -182,8 +182,7 @@ class Converge:
         judged = None if snapshot else self._judged or Judged.load(config.state_dir) or Judged(past.place, past.db)
         self._saved, self._floor = None, past.floor
         others = [name for name in self.homes.datacenters if name != config.source_dc]
-        before = {} if self.conflicts is None or snapshot else self.conflicts.pending
-        told = [place for place, entry in before.items() if entry.marked]  # others are met again in the journal
+        disputed = [] if self.conflicts is None or snapshot else list(self.conflicts.pending)
         lapsed = None if self.conflicts is None or snapshot else self.conflicts.lapsed
         if not snapshot and self.conflicts is not None and self.conflicts.had_to == past.floor:
             had = self.conflicts.had
@@ -213,7 +212,10 @@ class Converge:
             if lost.places:
                 log.info("replies about %d keys were lost: they are compared", len(lost.places))
             self._doubts.add(lost.places)
-        self._doubts.add(told)
+        found.quiet = True
+        self.differs((place for place in disputed if not self._of_third(place)), "not settled")
+        found.quiet = False
+        self._doubts.add(filter(self._of_third, disputed))  # not echoed from here: its home may have newer ones
         self.judged(start, db)
         return found
 
