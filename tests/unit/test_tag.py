@@ -134,3 +134,23 @@ def test_reserved_keys_are_those_with_the_prefix() -> None:
     assert is_reserved(b"redis-canal:anything")
     assert not is_reserved(b"redis-cana")
     assert not is_reserved(b"x" + PREFIX)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "first", "again"),
+    [(False, False, False), (True, False, False), (True, True, False), (True, True, True)],
+)
+def test_what_a_tag_says_is_read_back(snapshot: bool, first: bool, again: bool) -> None:
+    tagger, seen = Tagger(PREFIX + b"t/0", "uid", "sh", None, "12345678"), f"bj={'b' * 16}:5"
+    argv = tagger.make(Position("a" * 40, 9), 3, snapshot=snapshot, first=first, again=again, progress=7, seen=seen)
+    found = Checkpoint.from_fields(dict(zip(argv[2::2], argv[3::2], strict=True)), "t/0")
+    assert (found.snapshot, found.first, found.again) == (snapshot, first, again)
+    assert (found.uid, found.origin, found.position, found.db) == ("uid", "sh", Position("a" * 40, 9), 3)
+    assert (found.progress, found.seen) == (7, seen)
+    assert found.at_ms > 1_700_000_000_000
+
+
+def test_text_of_a_hash_that_is_not_text_is_read_all_the_same() -> None:
+    fields = {b"uid": b"\xff", b"origin": b"\xff", b"seen": b"\xff", b"past": b"\xff"}
+    found = Checkpoint.from_fields(fields, "t/0")
+    assert {found.uid, found.origin, found.seen, found.past} == {"\ufffd"}
