@@ -215,7 +215,8 @@ def _measured(*command: str) -> tuple[dict[str, Any], float]:
     """A command's JSON, and the most memory it had, in MB."""
     done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT)
     assert done.stdout is not None
-    text = done.stdout.read()
+    with done.stdout:
+        text = done.stdout.read()
     _, status, usage = os.wait4(done.pid, 0)
     done.returncode = os.waitstatus_to_exitcode(status)
     found: dict[str, Any] = json.loads(text)
