@@ -241,7 +241,7 @@ def test_conflicts_of_a_two_way_pair_are_listed(site: Site, window: Window, redi
     conflicts.get_by_text(re.compile(r"db 0, (sh and bj|bj and sh)")).first.wait_for()
     window.shoot("task-conflicts")
     page.get_by_role("link", name="Overview").first.click()
-    page.get_by_role("row", name="bj-sh").get_by_text("streaming").wait_for()
+    page.get_by_role("row", name="bj-sh").get_by_text("streaming").first.wait_for()  # each row names its peer, too
     window.shoot("overview-two-way")
     wait_equal(here, there)
 

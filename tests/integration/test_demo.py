@@ -55,8 +55,11 @@ def workers_in(place: Path) -> list[int]:
     """The processes that run links: grandchildren of the nodes, named by what forked them."""
     found = []
     for pid in children_of(place):
-        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        commands = [Path(f"/proc/{one}/cmdline").read_bytes().split(b"\0") for one in (pid, parent)]
+        try:
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            commands = [Path(f"/proc/{one}/cmdline").read_bytes().split(b"\0") for one in (pid, parent)]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended since it was listed
         if commands[0] == commands[1] and b"forkserver" in b" ".join(commands[0]):
             found.append(pid)
     return found

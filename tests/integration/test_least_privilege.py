@@ -118,11 +118,16 @@ def test_two_ways(redis_server: StartServer, tmp_path: Path, version: str) -> No
         back.streaming()
         a.client().set("x", 1, px=800)
         b.client().rpush("y", 1)
-        for number in range(400):  # the same keys at the same time: conflicts, and echoes of their homes
-            a.client().set(f"both{number % 40}", f"a{number}")
-            b.client().append(f"both{number % 40}", f"b{number}")
+
+        def contend() -> bool:
+            """The same keys at the same time: conflicts, and echoes of their homes."""
+            for number in range(40):
+                a.control.set(f"both{number}", "a")
+                b.control.append(f"both{number}", "b")
+            return out.status.conflicts + back.status.conflicts > 0
+
         wait_until(lambda: not a.client().exists("x"), 10)
-        wait_until(lambda: out.status.conflicts + back.status.conflicts > 0, 30, "a conflict was seen")
+        wait_until(contend, 30, "a conflict was seen")
         wait_until(lambda: out.status.echoes + back.status.echoes > 0, 30, "an echo was made")
         wait_equal(a, b, ttl_tolerance_ms=1 if version != "6.2" else 4000)
     nothing_refused(a, b)
