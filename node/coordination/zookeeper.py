@@ -165,7 +165,7 @@ class ZooKeeperStore(Store):
             certfile=o.cert,
             keyfile=o.key,
             verify_certs=o.verify,
-            connection_retry={"max_tries": -1, "delay": 0.1, "backoff": 1.5, "max_delay": 1.0, "max_jitter": 0.1},
+            connection_retry={"max_tries": -1, "delay": 0.1, "backoff": 1.5, "max_delay": 0.5, "max_jitter": 0.1},
             logger=_KAZOO_LOG,
         )
 
@@ -210,7 +210,8 @@ class ZooKeeperStore(Store):
                 return
             if time.monotonic() - self._suspended_at < self.session_timeout_s or not self._others_get_in():
                 continue
-            if closing.wait(_PROBE_S) or client.connected or self._suspended_at != since:
+            # our own client may be in the middle of an attempt that the starting servers never answer
+            if closing.wait(max(_PROBE_S, self.session_timeout_s)) or client.connected or self._suspended_at != since:
                 return
             self._connection = "lost"
             self._tell(Event.LOST)
