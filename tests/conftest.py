@@ -5,10 +5,13 @@ Where a server is missing, a test is skipped with the command that gets it; with
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import sys
+import warnings
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -37,6 +40,27 @@ settings.register_profile(
 )
 settings.register_profile("quick", settings.get_profile("full"), max_examples=QUICK_EXAMPLES)
 settings.load_profile("full")  # `scripts/test unit` asks for the other by --hypothesis-profile
+
+
+_state = {"failed": False}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _state["failed"] |= report.failed
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """What a failed test left open is thrown away here, or the next test that allocates much is blamed for it."""
+    done = yield
+    if _state["failed"]:
+        _state["failed"] = False
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+            vars(sys).pop(name, None)  # pytest leaves them for debuggers, and they hold the test's frames
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    return done
 
 
 class StartServer(Protocol):

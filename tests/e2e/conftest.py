@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SCREENSHOTS = ROOT / "screenshots"
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 EXPECTED = re.compile(r"responded with a status of (401|409|422)\b")
+GONE = re.compile(r"responded with a status of 404\b.* /api/v1/tasks/")
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
     *("--disable-default-apps", "--disable-extensions", "--disable-sync", "--no-first-run", "--mute-audio"),
@@ -155,9 +156,15 @@ class Window:
         self._origin = console.url
 
     def _said(self, message: Any) -> None:
-        """Chromium itself reports answers such as "your form is not valid": those are part of the game."""
-        if message.type == "error" and not EXPECTED.search(message.text):
-            self.errors.append(message.text)
+        """Chromium itself reports answers such as "your form is not valid": those are part of the game.
+
+        So is "there is no such task", which a page that asks every two seconds can hear once before it is left.
+        """
+        if message.type != "error":
+            return
+        said = f"{message.text} {message.location.get('url', '').removeprefix(self._origin)}"
+        if not EXPECTED.search(said) and not GONE.search(said):
+            self.errors.append(said)
 
     def _own_only(self, request: Any) -> None:
         if not request.url.startswith((self._origin, "data:")):
