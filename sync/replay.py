@@ -7,6 +7,7 @@ import contextlib
 import logging
 import secrets
 import time
+from collections.abc import Container
 from dataclasses import replace
 
 from canal.backoff import Backoff
@@ -358,7 +359,8 @@ class Replay:
         )
         session = self._session = await self._new_session(conn, fenced, start, generation)
         target = kind(fenced.info)
-        offset, db, had = start.offset, checkpoint.db if plan == "stream" else 0, None
+        offset, db = start.offset, checkpoint.db if plan == "stream" else 0
+        had: Container[Place] | None = None
         if plan == "snapshot":
             status.state = "snapshot"
             session.deadlines = None if self._expiry is None else self._expiry.deadlines
@@ -388,6 +390,8 @@ class Replay:
             own = checkpoint.seen if checkpoint.origin == config.source_dc else ""
             if plan == "snapshot":
                 own = self._converge.snapshot_seen
+            if self.reunion is not None and self.reunion.due:
+                had = frozenset()  # nothing was set back: what differs is found by comparing, here and there
             rules.watch = await self._converge.open(
                 capture, rules, start, db, own, plan == "snapshot", self._wake, checkpoint.past, had
             )

@@ -1,8 +1,9 @@
 """Resync between two live sides: after a snapshot of a task that had run before, both sides are made equal again.
 
-The snapshot brings what the target lacks and, by `existing`, what differs. What it cannot tell is what either side
-deleted, or wrote, while the link was lost. So once the stream flows again both sides are compared (`sync.verify`), and
-each key that still differs is echoed by the side whose state wins:
+The snapshot brings what the target lacks; what the target has stays, since it may have been written after the source
+saw it. What the snapshot cannot tell is what either side deleted, or wrote, while the link was lost. So once the stream
+flows again both sides are compared (`sync.verify`), and each key that still differs is echoed by the side whose state
+wins:
 
 - Where the link back was whole all the while, this source has seen every write of the target: its state wins, its
   absence too.
@@ -65,6 +66,11 @@ class Reunion:
         self._rounds = 0
         if self._file.exists():
             self._due.set()
+
+    @property
+    def due(self) -> bool:
+        """Are both sides to be compared, or are they just now?"""
+        return self._due.is_set()
 
     async def begin(self, conn: Connection) -> None:
         """A snapshot of a task that had run before is about to be applied. Raises StateError, Unreachable."""

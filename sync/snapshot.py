@@ -106,15 +106,19 @@ class SnapshotRun:
 
     @property
     def had(self) -> KeySet | None:
-        """Two ways, after a first contact: the keys that it had. None where that is not known, or of no use."""
+        """Two ways, at first contact: the keys that it had. None where that is not known, or of no use."""
         return self._keys if self._told else None
 
     def _keeps(self) -> bool | Keeps:
-        """Whose value stays where both sides have a key."""
+        """Whose value stays where both sides have a key.
+
+        After a first contact the target's: it may have been written since the source saw it, and what were set back
+        now would be built upon until the echo. What differs in the end is the reunion's.
+        """
         config, converge = self.session.config, self.session.converge
         if not config.two_way or config.snapshot.existing == "source":
             return False
-        if config.snapshot.existing == "target":
+        if config.snapshot.existing == "target" or (converge is not None and not self._contact.first):
             return True
         homes = converge.homes if converge is not None else Homes(config.home, datacenters_of(config))
         return lambda db, key: homes.home((db, key)) != config.source_dc

@@ -112,6 +112,44 @@ def test_one_link_is_lost_and_its_source_has_seen_all(sides: Sides) -> None:
     sides.close()
 
 
+def test_what_the_target_goes_on_to_write_during_the_resync_is_not_set_back(sides: Sides) -> None:
+    """The snapshot is older than what the target holds. Put there, it would be built upon: a sum written whole, as
+    INCRBYFLOAT is, would lack what came before, for good.
+    """
+    names = [f"sum:{number}" for number in range(200)]
+    for name in names:
+        sides.b.control.incrbyfloat(name, 0.5)
+    sides.links["ba"].in_step(sides.b)
+    sides.lose("ab")
+    stop, rounds = threading.Event(), [1]
+
+    def write() -> None:
+        client = sides.b.client()
+        while not stop.is_set():
+            pipe = client.pipeline(transaction=False)
+            for name in names:
+                pipe.incrbyfloat(name, 0.5)
+            pipe.execute()
+            rounds[0] += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    sides.doors["ba"].delay(0.1)
+    sides.a.control.set("new", "a")
+    sides.forget(sides.a)
+    sides.mend("ab")
+    sides.links["ab"].streaming()
+    at = rounds[0]
+    wait_until(lambda: rounds[0] > at + 20, 60, "writes after the snapshot")
+    stop.set()
+    writer.join()
+    sides.settled()
+    for client in (sides.a.control, sides.b.control):
+        assert {float(sum) for sum in client.mget(names)} == {rounds[0] / 2}
+        assert client.get("new") == b"a"
+    sides.close()
+
+
 @pytest.mark.slow
 def test_both_links_are_lost_while_both_sides_write_and_delete(sides: Sides) -> None:
     a, b = sides.a.control, sides.b.control
