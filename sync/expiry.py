@@ -20,6 +20,11 @@ from typing import Final
 _TABLES: Final = 256
 _MASK: Final = (1 << 64) - 1
 _SLACK_MS: Final = 2
+_EARLY_MS: Final = 1000
+"""A delete that seems to come so much before the deadline may be the expiry's: the source's clock is known no better
+than the way there and back is long, and the journal keeps the time of a group of chunks. Nothing
+is lost by a condition on a user's delete: a copy with the same deadline goes.
+"""
 
 _ENDS: Final = b"""\
 local function ends(key, left)
@@ -42,7 +47,9 @@ local function delete_if(key, deadline, sure, hash)
   local at, slack = ends(key, left)
   if at <= tonumber(deadline) then return redis.call('DEL', key) end
   if hash and hash ~= '' then
-    local held = redis.pcall('HMGET', hash, key)
+    local name, own = string.match(hash, '^(%S+) ?(%d*)')
+    if own ~= '' and math.abs(tonumber(own) - at) <= slack then return redis.call('DEL', key) end
+    local held = redis.pcall('HMGET', name, key)
     held = held[1] and string.match(held[1], '^%d+')
     if held and math.abs(tonumber(held) - at) <= slack then return redis.call('DEL', key) end
   end
@@ -54,7 +61,8 @@ end
 
 DELETE_IF: Final = DELETE_HEAD + b"return delete_if(KEYS[1], ARGV[1], ARGV[2], ARGV[3])\n"
 """ARGV: the deadline that passed at the source (unix ms, with slack), 1 when it is sure, and the hash of `sync.held` or
-nothing: a deadline that we held off ourselves is nobody's fresh one. 0: the key was kept.
+nothing: a deadline that we held off ourselves is nobody's fresh one. What was held when the delete was met can follow
+the name after a blank: the hash is told once a batch, and may not have it yet, or a later one already. 0: it was kept.
 """
 
 
@@ -196,14 +204,14 @@ class ExpiryRule:
     def passed(self, place: tuple[int, bytes], received_ms: int) -> bool:
         """Had this key's deadline, as far as it is known, passed at the source when this was sent?"""
         deadline = self.deadlines.get(place)
-        return deadline != 0 and abs(deadline) <= received_ms + self.offset_ms + _SLACK_MS
+        return deadline != 0 and abs(deadline) <= received_ms + self.offset_ms + _EARLY_MS
 
     def judge(self, db: int, argv: list[bytes], received_ms: int) -> list[list[bytes]] | None:
         """What to send for a DEL or UNLINK: conditional deletes for keys whose deadline had passed at the source.
 
         None: as it is.
         """
-        now = received_ms + self.offset_ms + _SLACK_MS
+        now = received_ms + self.offset_ms + _EARLY_MS
         passed = []
         for key in argv[1:]:
             deadline = self.deadlines.get((db, key))
@@ -238,9 +246,14 @@ def _option(argv: list[bytes], start: int) -> int:
     return 0
 
 
+def with_held(argv: list[bytes], held: int) -> list[bytes]:
+    """The conditional delete, told which deadline this link gave the key last."""
+    return [*argv[:6], b"%b %d" % (argv[6], held)] if argv[6] else argv
+
+
 def is_conditional(argv: list[bytes]) -> bool:
     """True for the conditional deletes made here."""
     return len(argv) == 7 and argv[0] == b"EVAL" and argv[1] == DELETE_IF
 
 
-__all__ = ["DELETE_HEAD", "DELETE_IF", "LOOKED_AT", "Deadlines", "ExpiryRule", "is_conditional"]
+__all__ = ["DELETE_HEAD", "DELETE_IF", "LOOKED_AT", "Deadlines", "ExpiryRule", "is_conditional", "with_held"]

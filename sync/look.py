@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,7 +16,7 @@ from canal.errors import CanalError
 from canal.resp import parse
 from canal.stretch import BUILDS, NOTHING, ONE, REPLACES, SET, survey
 from sync.refetch import Place
-from sync.tag import RESERVED, is_reserved
+from sync.tag import RESERVED, begins_tagged, is_reserved
 from sync.target.connection import Connection, connect
 
 Names = dict[int, set[bytes]]
@@ -47,6 +48,8 @@ def _kinds() -> dict[bytes, int]:
 
 
 _KINDS: Final = _kinds()
+_KINDS_APART: Final = {name: kind for name, kind in _KINDS.items() if name.upper() not in (b"MULTI", b"EXEC")}
+"""Likewise, where transactions have to be told apart."""
 
 
 @dataclass(slots=True)
@@ -62,19 +65,33 @@ class Stretch:
     tagged: bool = False
 
     @classmethod
-    def of(cls, buf: bytes, db: int) -> Stretch:
-        """The keys of the whole commands in ``buf``, met while ``db`` is selected."""
+    def of(cls, buf: bytes, db: int, drop: Container[str] = (), *, within: bool = False) -> Stretch:
+        """The keys of the whole commands in ``buf``, met while ``db`` is selected.
+
+        Transactions that bear the tag of an origin in ``drop`` are passed over: their keys stand at the target as they
+        were written there, and may be ahead of the source. ``within``: the stretch begins inside such a one.
+        """
         found = cls(tagged=RESERVED in buf)
+        kinds = _KINDS_APART if found.tagged or within else _KINDS
         at, end = 0, len(buf)
+        passed: set[bytes] = set()
         while True:
-            at = survey(buf, at, end, _KINDS, found.builds.setdefault(db, set()), found.replaces.setdefault(db, set()))
+            builds = passed if within else found.builds.setdefault(db, set())
+            replaces = passed if within else found.replaces.setdefault(db, set())
+            at = survey(buf, at, end, kinds, builds, replaces)
             parsed = parse(buf, at, end)
             if parsed is None:
                 return found
             argv, at = parsed
-            if argv[0].upper() == b"SELECT" and len(argv) == 2 and argv[1].isdigit():
+            name = argv[0].upper()
+            if name == b"SELECT" and len(argv) == 2 and argv[1].isdigit():
                 db = int(argv[1])
-            else:
+            elif name == b"MULTI":
+                within = begins_tagged(buf, at, drop)
+            elif name == b"EXEC":
+                within = False
+                passed.clear()
+            elif not within:
                 found._add(db, argv)
 
     def _add(self, db: int, argv: list[bytes]) -> None:

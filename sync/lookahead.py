@@ -59,7 +59,9 @@ class Lookahead:
             if not guard.late(self._chunks[0].received_ms):
                 self.before = []
                 return self._taken()
-            self._stretch = Stretch.of(*self._units.ahead(b"".join(chunk.data for chunk in self._chunks)))
+            units = self._units
+            buf, db = units.ahead(b"".join(chunk.data for chunk in self._chunks))
+            self._stretch = Stretch.of(buf, db, units.rules.drop, within=units.dropping(buf))
             stand = guard.wanted(self._stretch)
             if stand or guard.poll_due:
                 self._task = asyncio.create_task(guard.look(stand, self._stretch.persists))

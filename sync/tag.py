@@ -33,13 +33,14 @@ keeps them. A tag costs under 200 bytes of stream that way.
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Final
 
 from canal import formats
 from canal.errors import CanalError
 from canal.position import Position
-from canal.resp import encode
+from canal.resp import encode, parse
 
 RESERVED: Final = b"redis-canal:"
 """Keys with this prefix are never replicated and never counted as user data. They stand in database 0."""
@@ -211,6 +212,16 @@ def recognise(argv: list[bytes]) -> Tag | None:
         raise TagError(f"{what} has the format {version[:40]!r}, which is no number; upgrade this one")
     formats.check(what, int(version), TagError, "upgrade this one")
     return Tag(link, origin.decode("utf-8", "replace"), fields)
+
+
+def begins_tagged(buf: bytes, at: int, origins: Container[str]) -> bool:
+    """Does what a transaction holds, from ``at`` on, begin with the tag of one of these origins?"""
+    first = parse(buf, at, len(buf))
+    try:
+        tag = None if first is None else recognise(first[0])
+    except TagError:
+        return False  # to be told by who reads it in its turn
+    return tag is not None and tag.origin in origins
 
 
 def encode_tag(argv: list[bytes]) -> bytes:

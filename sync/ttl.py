@@ -29,6 +29,7 @@ from canal.commands import needed_keys, written_in
 from canal.endpoint import Endpoint
 from canal.errors import CanalError
 from canal.stretch import hold_off
+from sync.expiry import is_conditional, with_held
 from sync.look import Look, Servers, Stretch, look_at, unreserved
 from sync.refetch import Place, Refetch
 from sync.rules import Adjusted, Dropped, Impossible, Rules
@@ -75,6 +76,8 @@ class TtlMemory:
     suspects: set[Place] = field(default_factory=set)
     held_off: int = 0  # how many deadlines were held off
     fresh: dict[Place, tuple[int, int]] = field(default_factory=dict)  # of ``held``, to be remembered at the target
+    last: dict[Place, int] = field(default_factory=dict)  # two ways: what was held last, to be told with a delete
+    last_until: int = 0  # no deadline in ``last`` is later, unix ms
     remembers: bool = False  # two ways: conditional deletes have to know
     note: Callable[[], None] | None = None  # called once when keys with a TTL are first met
 
@@ -90,6 +93,11 @@ class TtlMemory:
         self.held_off += 1
         if self.remembers and len(self.fresh) < _MOST_HELD:
             self.fresh[place] = (true, held)
+            if len(self.last) >= _MOST_HELD:
+                self.last = {one: until for one, until in self.last.items() if until > now}
+            if len(self.last) < _MOST_HELD:
+                self.last[place] = held
+                self.last_until = max(self.last_until, held)
         if true > now:
             if len(self.held) >= _MOST_HELD and place not in self.held:
                 self.held = {one: times for one, times in self.held.items() if times[0] > now}
@@ -280,14 +288,14 @@ class TtlGuard:
 
         def adjust(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
             if not self.active and rules.passing is None:
-                return inner(db, argv, received_ms, end)
+                return self._told(inner(db, argv, received_ms, end))
             name = argv[0].upper()
             if name in FIELD_TTL and len(argv) > 1 and (db, argv[1]) not in self._refetch.keys:
                 result = inner(db, argv, received_ms, end)
                 # fields may have expired at the target, too: the key is fetched whole
                 return result if isinstance(result, Dropped) else self._refetch.add([(db, argv[1])])
             before = self._build_on(db, argv)
-            result = inner(db, argv, received_ms, end)
+            result = self._told(inner(db, argv, received_ms, end))
             if isinstance(result, Impossible):
                 return result
             if isinstance(result, Dropped):
@@ -298,6 +306,19 @@ class TtlGuard:
             return [*before, *((at, self.hold(at, out)) for at, out in result)]
 
         rules.adjust = adjust
+
+    def _told(self, result: Adjusted) -> Adjusted:
+        """Conditional deletes know which deadline was held off last."""
+        last = self.memory.last
+        if not last or not isinstance(result, list):
+            return result
+        if not self.active and time.time() * 1000 > self.memory.last_until:
+            last.clear()  # all have passed
+            return result
+        return [
+            (at, with_held(out, last[(at, out[3])]) if is_conditional(out) and (at, out[3]) in last else out)
+            for at, out in result
+        ]
 
     def _build_on(self, db: int, argv: list[bytes]) -> list[tuple[int, list[bytes]]]:
         """What has to come before a command because of the keys that it builds on."""

@@ -18,7 +18,7 @@ from canal.errors import CanalError, ProtocolError, Refused
 from canal.resp import LIMIT, NEED_MORE, encode, need, parse, scan
 from sync.flush import FLUSH_NAMES, keep_reserved, reaches_tag
 from sync.rules import Adjusted, Counters, Dropped, Impossible, Rules
-from sync.tag import RESERVED, Tag, recognise
+from sync.tag import RESERVED, Tag, begins_tagged, recognise
 
 _FAR: Final = 1 << 62
 
@@ -112,6 +112,13 @@ class UnitReader:
     def received_ms(self) -> int:
         """When what is being read was received, unix ms."""
         return self._received_ms
+
+    def dropping(self, buf: bytes) -> bool:
+        """Is what `ahead` gave, from its beginning on, part of a transaction that is not replayed?"""
+        tx = self._tx
+        if tx is None or tx.tag is not None:
+            return tx is not None and tx.tag is not None and tx.tag.origin in self.rules.drop
+        return tx.count == 0 and begins_tagged(buf, 0, self.rules.drop)
 
     def feed(self, offset: int, data: bytes, received_ms: int) -> list[Unit]:
         """Take the bytes that follow those fed before; give the units that became complete.

@@ -10,7 +10,7 @@ import pytest
 from canal.cluster import slot_of
 from canal.errors import ConfigError
 from sync.placing import TransformOptions
-from tests.support.cluster import Cluster
+from tests.support.cluster import MOVED_MS, Cluster
 from tests.support.compare import assert_equal, differences
 from tests.support.links import Link, LinkProcess
 from tests.support.process import wait_until
@@ -38,9 +38,9 @@ def same(source: Server, cluster: Cluster) -> bool:
         return not differences(source, copy, ttl_tolerance_ms=2, limit=1)
 
 
-def assert_same(source: Server, cluster: Cluster) -> None:
+def assert_same(source: Server, cluster: Cluster, tolerance_ms: int = 2) -> None:
     with cluster.gathered() as copy:
-        assert_equal(source, copy, ttl_tolerance_ms=2)
+        assert_equal(source, copy, ttl_tolerance_ms=tolerance_ms)
 
 
 def test_a_snapshot_and_a_stream_of_every_type(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_slots_move_while_writes_go_on(tmp_path: Path) -> None:
             link.in_step(source)
             assert link.status.target_slots_moved > 0
             assert link.status.dead_letters == 0 and link.status.full_resyncs == 1
-        assert_same(source, cluster)
+        assert_same(source, cluster, MOVED_MS)
 
 
 def test_a_slot_that_stays_between_two_masters(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from canal.cluster import SLOTS
-from tests.support.cluster import Cluster
+from tests.support.cluster import MOVED_MS, Cluster
 from tests.support.cluster_load import ClusterLoad, seed
 from tests.support.compare import assert_equal, differences
 from tests.support.links import LinkProcess
@@ -70,10 +70,10 @@ def end_equal(source: Cluster, target: Cluster, link: LinkProcess, timeout: floa
     with source.gathered() as wanted:
         while True:
             with target.gathered() as copy:
-                if not differences(wanted, copy, limit=1, ttl_tolerance_ms=2):
+                if not differences(wanted, copy, limit=1, ttl_tolerance_ms=MOVED_MS):
                     return
                 assert link.running, link.log[-4000:]
                 if time.monotonic() > deadline:
                     print(link.log[-6000:])
-                    assert_equal(wanted, copy)
+                    assert_equal(wanted, copy, ttl_tolerance_ms=MOVED_MS)
             time.sleep(0.5)

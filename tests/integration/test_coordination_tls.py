@@ -65,7 +65,7 @@ def options(tmp_path: Path, certificates: Certificates) -> Iterator[ZooKeeperOpt
         wait_until(server.serving, 30, "ZooKeeper serves")
         yield ZooKeeperOptions(
             f"127.0.0.1:{server.secure_port.number}",
-            timeout_s=4.0,
+            timeout_s=30.0,
             tls=True,
             ca=str(certificates.ca),
             cert=str(certificates.client_cert),

@@ -124,7 +124,7 @@ def test_a_server_killed_and_restarted_keeps_sessions_leases_and_tasks(
     zookeeper: Start, opened: Callable[..., Coordinator]
 ) -> None:
     server = zookeeper()
-    one = opened(server.hosts, timeout_s=4.0)
+    one = opened(server.hosts, timeout_s=30.0)
     one.nodes.register(node_record("a"))
     one.tasks.create("sh-bj", {"x": 1})
     lease = one.leases.acquire(SHARD, "a")
@@ -171,7 +171,7 @@ def test_an_ensemble_that_loses_its_leader_goes_on(
     zookeeper_ensemble: Callable[[], Ensemble], opened: Callable[..., Coordinator]
 ) -> None:
     three = zookeeper_ensemble()
-    one, other = opened(three.hosts, timeout_s=4.0), opened(three.hosts, timeout_s=4.0)
+    one, other = opened(three.hosts, timeout_s=30.0), opened(three.hosts, timeout_s=30.0)
     one.nodes.register(node_record("a"))
     one.tasks.create("sh-bj", {})
     lease = one.leases.acquire(SHARD, "a")

@@ -88,3 +88,34 @@ def test_a_fresh_deadline_is_not_taken_for_a_held_one(redis_server: StartServer,
         wait_until(lambda: a.control.get("short") == b"fresh", 20, "it is at the other side")
         wait_equal(a, b)
         assert b.control.get("short") == b"fresh"
+
+
+def test_a_key_that_ends_and_comes_again_while_the_link_is_late_ends_each_time(
+    redis_server: StartServer, tmp_path: Path
+) -> None:
+    """Which deadline is held is written once a batch: a delete before that has to know it all the same."""
+    a, b = redis_server("7.0"), redis_server("7.0")
+    client = a.client()
+
+    def write() -> None:
+        for number in range(3):
+            for name in ("x", "y"):
+                client.set(name, number, px=50)
+            wait_until(lambda: not client.exists("x", "y"), 20, "both are over")
+        client.set("x", "last", px=600_000)
+
+    with (
+        link_between(a, b, tmp_path, "a-b", two_way=True) as link,
+        link_between(b, a, tmp_path, "b-a", two_way=True) as back,
+    ):
+        link.streaming()
+        back.streaming()
+        client.set("user", "x", px=600_000)
+        link.in_step(a)
+        late(link, a, write)
+        link.in_step(a)
+        assert link.status.ttl_holds > 0, "the link was to be late"
+        wait_until(lambda: not b.control.exists("y"), 20, "over at the target, though it was held off")
+        wait_equal(a, b)
+        assert b.control.get("x") == b"last" and not a.control.exists("y")
+        assert link.status.expiry_refused == 0 and link.status.echoes == 0

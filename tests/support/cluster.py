@@ -28,6 +28,10 @@ from tests.support.servers import DEFAULT_VERSION, Server, parse_version
 from tests.support.wire import Argument, Wire
 
 NODE_TIMEOUT_MS = 3000
+MOVED_MS = 5000
+"""How far deadlines may be off where slots of a target moved: MIGRATE says how much is left when it is sent, and that
+counts on from when it has arrived.
+"""
 _HIGHEST_PORT = 55535  # before 7.0 the bus listens 10000 above
 
 

@@ -12,10 +12,12 @@ from canal.resp import encode
 from sync.look import Look, Stretch
 from sync.refetch import Fetched, Refetch
 from sync.rewrite import Payloads
-from sync.rules import Adjusted, Rules
+from sync.rules import Adjusted, Dropped, Rules
 from sync.sieve import Sieve
 from sync.ttl import TtlGuard, deadline_index
+from sync.unit import UnitReader
 
+HERE = b"0123456789" * 4
 KIND = ServerKind("redis", (7, 0, 15))
 
 
@@ -120,6 +122,23 @@ def test_where_not_all_keys_on_their_way_are_known_a_look_waits() -> None:
     assert not made.may_look(idle=False)
     assert made.may_look(idle=True)
     assert keys(made.wanted(stretch(b"INCR a"))) == {b"a"}
+
+
+def test_what_the_target_wrote_itself_is_not_looked_at() -> None:
+    """Its copy may be ahead of the source's: fetched from there it would be set back."""
+    tag = [b"HSET", b"redis-canal:checkpoint:b-a/0", b"v", b"1", b"origin", b"b", b"pos", HERE + b":7", b"at", b"1"]
+    echoed = encode([b"MULTI"]) + encode(tag) + encode([b"LPOP", b"theirs"]) + encode([b"EXEC"])
+    ours = encode([b"INCR", b"ours"])
+    made, _ = guard(Look())
+    for drop, seen in (((), {b"ours", b"theirs"}), (("c",), {b"ours", b"theirs"}), (("b",), {b"ours"})):
+        assert keys(made.wanted(Stretch.of(ours + echoed + ours, 0, drop))) == seen
+    cut = echoed.index(b"*2\r\n$4\r\nLPOP")
+    assert keys(made.wanted(Stretch.of(echoed[cut:] + ours, 0, ("b",), within=True))) == {b"ours"}
+    for begun, dropping in ((0, False), (len(encode([b"MULTI"])), True), (cut, True), (len(echoed), False)):
+        units = UnitReader(0, 0, Rules("a", frozenset({"b"}), {}, lambda *_: Dropped("known")))
+        units.feed(0, echoed[:begun], 0)
+        buf, _ = units.ahead(echoed[begun:])
+        assert units.dropping(buf) is dropping, begun
 
 
 def test_what_was_applied_later_than_its_keys_were_sure_to_live_is_looked_at_again() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.chaos.harness.datacenter import Datacenter
 from tests.chaos.harness.watch import Broken, Watch
 from tests.chaos.harness.world import World
+from tests.support.cluster import MOVED_MS
 from tests.support.compare import differences
 from tests.support.process import PATIENCE_S, wait_until
 
@@ -36,6 +37,8 @@ def settled(world: World, watch: Watch) -> None:
         tolerance = CLOCK_TOLERANCE_MS
     elif world.version in ("6.2", "6.0", "5.0"):
         tolerance = OLD_TOLERANCE_MS
+    elif world.topology == "to-cluster":
+        tolerance = MOVED_MS
     for one, other in combinations(world.datacenters.values(), 2):
 
         def unlike(limit: int, one: Datacenter = one, other: Datacenter = other) -> list[str]:
