@@ -114,6 +114,7 @@ class Converge:
         mapping = TaskMapping(Transform(config.transform))
         differs = partial(self.differs, reason="reply lost")
         self._doubts = Doubts(config, status, mapping, differs, self.never_rests, self._of_third)
+        self._distrusted = (False, False)  # source and target
         self._next_tick = 0.0
         self._next_save = 0.0
         self._saved: tuple[int, int] | None = None
@@ -319,8 +320,18 @@ class Converge:
             else:
                 log.info("echoes go on: both sides agree on the homes of keys")
             self._status.echoes_suspended = said
-            for echoer in (self._source, self._target):
-                echoer.suspend(bool(said))
+            self._hold()
+
+    def distrust(self, *, source: bool, target: bool) -> None:
+        """A side was rolled back: while that is being mended its keys are not echoed there, so as not to win."""
+        if self._distrusted != (source, target):
+            self._distrusted = source, target
+            self._hold()
+
+    def _hold(self) -> None:
+        suspended = bool(self._status.echoes_suspended)
+        for echoer, distrusted in zip((self._source, self._target), self._distrusted, strict=True):
+            echoer.suspend(suspended or distrusted)
 
     def _show(self, found: Conflicts) -> None:
         status = self._status

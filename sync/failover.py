@@ -105,11 +105,11 @@ def written_beyond(journal: Journal, boundary: tuple[int, int], fork: int) -> tu
         name = argv[0].upper()
         if name in (b"SELECT", b"MULTI", b"EXEC", b"PING", b"REPLCONF", b"PUBLISH", b"SPUBLISH", b"CLUSTER"):
             continue
-        written = [place for place in written_in(db, argv) if not is_reserved(place[1])]
+        written = written_in(db, argv)
         info = lookup(name)
         if info is None or info.flags & Flag.ALLKEYS or (not written and info.flags & Flag.WRITE):
             raise Unknowable(f"{name.decode('ascii', 'replace')} at offset {at} does not name the keys that it changed")
-        places.update(dict.fromkeys(written))
+        places.update(dict.fromkeys(place for place in written if not is_reserved(place[1])))
         if len(places) > _MOST_KEYS:
             raise Unknowable(f"more than {_MOST_KEYS} keys were written after offset {fork}")
     return db_at_fork, list(places)

@@ -191,6 +191,8 @@ class Link:
             tasks.append(asyncio.create_task(sampler.run(), name="sampler"))
         if replay.reunion is not None:
             tasks.append(asyncio.create_task(replay.reunion.run(), name="reunion"))
+        if replay.rollback is not None:
+            tasks.append(asyncio.create_task(replay.rollback.run(), name="rollback"))
         if self.config.heartbeat:
             heartbeat = replay.heartbeat = Heartbeat(self.config, self.status)
             tasks.append(asyncio.create_task(heartbeat.run(), name="heartbeat"))

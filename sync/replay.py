@@ -47,6 +47,7 @@ from sync.render import Form
 from sync.restore import target_of
 from sync.reunion import Reunion
 from sync.rewrite import Payloads
+from sync.rollback import Rollback
 from sync.routes import leave_route, refuse_doubled
 from sync.rules import Dropped
 from sync.session import Session, Superseded
@@ -124,8 +125,11 @@ class Replay:
         if self._converge is not None:
             self._converge.expiry = self._expiry
         self.reunion: Reunion | None = None
+        self.rollback: Rollback | None = None
+        self._known: Position | None = None  # two ways: committed at the target, and read back
         if self._converge is not None and config.snapshot.existing == "home":
             self.reunion = Reunion(config, status, self._converge.homes)
+            self.rollback = Rollback(config, status, self.reunion, self._converge)
         self._key = checkpoint_key(config.task, config.shard)
         self._word = secrets.token_hex(8)  # of this writer alone
 
@@ -227,8 +231,11 @@ class Replay:
 
     def _drop_session(self) -> None:
         self._status.target_connected = False
-        if self._session is not None:
-            self._session.writer.close()
+        session = self._session
+        if session is not None:
+            if session.batches:
+                self._known = Position(session.last_replid, session.committed)
+            session.writer.close()
             self._session = None
 
     def _lost(self, error: CanalError) -> None:
@@ -336,6 +343,11 @@ class Replay:
             self._found_at = furthest(fenced)
             Fork.forget(config.state_dir)
             fork = None
+        if self.rollback is not None:
+            await self.rollback.judge_target(conn, checkpoint.position, self._known)
+            self._known = None if fork is not None else checkpoint.position
+            if fork is not None:
+                fork = await self.rollback.judge_fork(conn, fork, checkpoint.position)
         if fork is not None:
             checkpoint = self._gone_back(fork, checkpoint)
         wanted, joins = checkpoint, False
@@ -357,6 +369,7 @@ class Replay:
         await claim_source(
             conn, self._key, fenced.checkpoint.position, [replid for replid, _ in capture.journal.replids]
         )
+        barren = plan == "snapshot" and await self._brings_nothing(conn, checkpoint)
         session = self._session = await self._new_session(conn, fenced, start, generation)
         target = kind(fenced.info)
         offset, db = start.offset, checkpoint.db if plan == "stream" else 0
@@ -364,10 +377,11 @@ class Replay:
         if plan == "snapshot":
             status.state = "snapshot"
             session.deadlines = None if self._expiry is None else self._expiry.deadlines
+            self._known = None
             if self._converge is not None:
                 self._converge.snapshot_seen = ""
-            run = self._snapshot_run(session, checkpoint, target)
-            if self.reunion is not None and not run.first:
+            run = self._snapshot_run(session, checkpoint, target, barren)
+            if self.reunion is not None and not run.first and not barren:
                 await self._begin_reunion(self.reunion)
             await run.run()
             if capture.generation != generation:  # it was not applied as a whole, and nothing streams yet
@@ -390,7 +404,7 @@ class Replay:
             own = checkpoint.seen if checkpoint.origin == config.source_dc else ""
             if plan == "snapshot":
                 own = self._converge.snapshot_seen
-            if self.reunion is not None and self.reunion.due:
+            if barren or (self.reunion is not None and self.reunion.due):
                 had = frozenset()  # nothing was set back: what differs is found by comparing, here and there
             rules.watch = await self._converge.open(
                 capture, rules, start, db, own, plan == "snapshot", self._wake, checkpoint.past, had
@@ -494,13 +508,21 @@ class Replay:
         finally:
             conn.close()
 
-    def _snapshot_run(self, session: Session, checkpoint: Checkpoint, target: ServerKind) -> SnapshotRun:
+    async def _brings_nothing(self, conn: Connection, checkpoint: Checkpoint) -> bool:
+        """Two ways, before a snapshot is applied: is it one of a source that was rolled back?"""
+        first = checkpoint.first if checkpoint.snapshot else checkpoint.position is None
+        return self.rollback is not None and not first and await self.rollback.judge_snapshot(conn, checkpoint)
+
+    def _snapshot_run(
+        self, session: Session, checkpoint: Checkpoint, target: ServerKind, barren: bool = False
+    ) -> SnapshotRun:
         """The application of the spooled snapshot, from where an earlier one got to."""
         resumes = checkpoint.snapshot and checkpoint.position == self._capture.spool.position
         contact = Contact(
             first=checkpoint.first if checkpoint.snapshot else checkpoint.position is None,
             again=checkpoint.snapshot and (checkpoint.again or not resumes),
             resumes=resumes,
+            barren=barren,
         )
         return SnapshotRun(session, checkpoint.progress if resumes else 0, contact, target, self._transform)
 
@@ -539,7 +561,8 @@ class Replay:
         if fork.position.offset < session.committed and fork.position.replid == session.last_replid:
             commands = refetch.add(fork.places)
             unit = unit_of(commands, fork.position.offset, fork.db, self._capture.status.received_ms)
-            await session.submit(Batch(fork.position.offset, fork.db, [unit], unit.count, unit.size))
+            units = [unit] if commands else []
+            await session.submit(Batch(fork.position.offset, fork.db, units, unit.count, unit.size))
             await session.drain()
             self._found_at = fork.position.offset
         Fork.forget(self._config.state_dir)

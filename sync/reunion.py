@@ -7,6 +7,7 @@ wins:
 
 - Where the link back was whole all the while, this source has seen every write of the target: its state wins, its
   absence too.
+- Where the target was rolled back (`sync.rollback`) the source's state wins as well, once the link back flows.
 - Where that link was lost as well, nobody knows who wrote last. Absence never deletes: a key that one side lacks is
   brought back. Of two states the home's wins.
 
@@ -18,6 +19,7 @@ and the link back knows that this one was lost.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -43,6 +45,7 @@ log = logging.getLogger(__name__)
 
 _NAME: Final = "reunion.json"
 _KEY: Final = RESERVED + b"reunion:"
+_ROLLED_BACK: Final = RESERVED + b"rolled-back:"
 _LIVES_MS: Final = 24 * 3_600_000  # a link that is gone hinders nobody for longer
 _LOOK_S: Final = 0.2
 _BACK_S: Final = 300.0  # the link back is waited for
@@ -56,15 +59,29 @@ def reunion_key(task: str, shard: str) -> bytes:
     return _KEY + f"{task}/{shard}".encode()
 
 
+def rollback_key(datacenter: str) -> bytes:
+    """The reserved key at a healthy side that says that ``datacenter`` was rolled back, and why (`sync.rollback`)."""
+    return _ROLLED_BACK + datacenter.encode()
+
+
+class _BackIsAway(CanalError):
+    """Nothing can be decided while the link back does not flow."""
+
+
 class Reunion:
-    """One link's. ``begin`` before its snapshot is applied, ``run`` beside it."""
+    """One link's. ``begin`` before its snapshot is applied, ``run`` beside it.
+
+    ``rolled_back``: why the target loses in this one; empty for one after a resync.
+    """
 
     def __init__(self, config: LinkConfig, status: LinkStatus, homes: Homes) -> None:
         self._config, self._status, self._homes = config, status, homes
         self._file: Path = config.state_dir / _NAME
         self._due = asyncio.Event()
         self._rounds = 0
+        self.rolled_back = ""
         if self._file.exists():
+            self.rolled_back = _remembered(self._file)
             self._due.set()
 
     @property
@@ -72,16 +89,20 @@ class Reunion:
         """Are both sides to be compared, or are they just now?"""
         return self._due.is_set()
 
-    async def begin(self, conn: Connection) -> None:
-        """A snapshot of a task that had run before is about to be applied. Raises StateError, Unreachable."""
+    async def begin(self, conn: Connection, rolled_back: str = "") -> None:
+        """A snapshot of a task that had run before is about to be applied, or the target was rolled back. Raises
+        StateError, Unreachable.
+        """
+        rolled_back = rolled_back or self.rolled_back
         try:
-            write_atomically(self._file, b"{}")
+            write_atomically(self._file, json.dumps({"rolled_back": rolled_back}).encode())
         except OSError as error:
             raise unwritable(error, self._file) from None
         key = reunion_key(self._config.task, self._config.shard)
         await conn.call(b"SADD", INDEX, key)
         await conn.call(b"SET", key, b"%d" % time.time_ns(), b"PX", b"%d" % _LIVES_MS)
         self._rounds = 0
+        self.rolled_back = rolled_back
         self._due.set()
 
     async def run(self) -> None:
@@ -126,11 +147,16 @@ class Reunion:
     async def _end(self, left: int) -> None:
         """It is done, or given up for what cannot be brought together: values too large, keys that never rest."""
         try:
-            await self._forget(reunion_key(self._config.task, self._config.shard))
+            if self.rolled_back:
+                source = await connect(self._config.source, who="source")
+                await _remove(source, rollback_key(self._config.target_dc))
+            await _remove(await connect(self._config.target), reunion_key(self._config.task, self._config.shard))
         except CanalError as error:
             log.warning("the end of the reunion could not be told: %s", error)
             return
-        self._rounds = 0
+        self._file.unlink(missing_ok=True)
+        self._due.clear()
+        self._rounds, self.rolled_back = 0, ""
         self._status.reunion = f"{left} keys differ still: redis-canal task verify --repair" if left else ""
         words = "%d keys differ still after the resync" if left else "both sides are equal after the resync%.0s"
         log.log(logging.ERROR if left else logging.INFO, words, left)
@@ -142,29 +168,37 @@ class Reunion:
         pair = await Pair.open(config.source, config.target)
         try:
             generation = status.full_resyncs
-            whole = await self._back_is_whole(pair)
+            rule = await self._rule(pair)
             status.reunion = "compares both sides"
             mapping = TaskMapping(Transform(config.transform))
             report = await Comparison(pair, _OPTIONS, mapping=mapping).run()
             if not report.equal:
                 status.reunion = "brings both sides together"
-                log.info("%d keys differ after the resync; %s", report.different, _rule(whole))
-                remedy = Remedy("echo", mapping=mapping, decide=self._winner(whole))
+                log.info("%d keys differ after the resync; %s", report.different, rule)
+                remedy = Remedy("echo", mapping=mapping, decide=self._winner(rule is not _UNION))
                 report = await repair(config.source, config.target, _OPTIONS, report, remedy)
             status.reunion_keys += report.repaired
             return report.different or int(status.full_resyncs != generation)
         finally:
             pair.close()
 
-    async def _forget(self, key: bytes) -> None:
-        conn = await connect(self._config.target)
-        try:
-            await conn.call(b"DEL", key)
-            await conn.call(b"SREM", INDEX, key)
-        finally:
-            conn.close()
-        self._file.unlink(missing_ok=True)
-        self._due.clear()
+    async def _rule(self, pair: Pair) -> str:
+        """Whose state wins, in words. Raises `_BackIsAway`."""
+        (first,) = await pair.first.ask(0, [[b"GET", rollback_key(self._config.target_dc)]])
+        (second,) = await pair.second.ask(0, [[b"GET", rollback_key(self._config.source_dc)]])
+        if first and not self.rolled_back:  # another node had found it
+            self.rolled_back = first.decode("utf-8", "replace")
+        if self.rolled_back and second:
+            return _UNION
+        if second:
+            raise _BackIsAway(f"{self._config.source_dc} was rolled back: the link back brings both together")
+        whole = await self._back_is_whole(pair)
+        if not self.rolled_back:
+            return _WHOLE if whole else _UNION
+        behind = await Flow(pair).back_behind()
+        if behind is None or behind > SLACK_BYTES:
+            raise _BackIsAway(f"what {self._config.target_dc} wrote since it was rolled back comes by the link back")
+        return _HEALTHY
 
     async def _back_is_whole(self, pair: Pair) -> bool:
         """Has the source every write of the target, by a link back that was never lost?"""
@@ -198,7 +232,21 @@ class Reunion:
         return winner
 
 
-def _rule(whole: bool) -> str:
-    if whole:
-        return "the link back was whole, so the source has seen all: its state wins"
-    return "the link back was lost too: no key is deleted, and of two states the home's wins"
+_HEALTHY: Final = "the target was rolled back: the source's state wins"
+_WHOLE: Final = "the link back was whole, so the source has seen all: its state wins"
+_UNION: Final = "the link back was lost too: no key is deleted, and of two states the home's wins"
+
+
+def _remembered(file: Path) -> str:
+    try:
+        return str(json.loads(file.read_text()).get("rolled_back", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""  # of an older version
+
+
+async def _remove(conn: Connection, key: bytes) -> None:
+    try:
+        await conn.call(b"DEL", key)
+        await conn.call(b"SREM", INDEX, key)
+    finally:
+        conn.close()

@@ -56,11 +56,13 @@ _NO_SUCH_TYPE: Final = 127
 class Contact:
     """How target and task stand to each other. ``first``: nothing of the task had been applied before this contact;
     ``again``: another snapshot of the same contact was applied in part; ``resumes``: this one was.
+    ``barren``: the source was rolled back, so that of its old state nothing is brought.
     """
 
     first: bool
     again: bool = False
     resumes: bool = False
+    barren: bool = False
 
 
 class SnapshotRun:
@@ -245,7 +247,7 @@ class SnapshotRun:
         if isinstance(event, KeyStart | ValuePart | KeyEnd):
             return self._part(event)
         if isinstance(event, Function):
-            return self._restorer.function(event)
+            return () if self._contact.barren else self._restorer.function(event)
         if isinstance(event, ResizeDb):
             self._restorer.status.keys_total += event.keys
         return ()
@@ -260,7 +262,7 @@ class SnapshotRun:
             self.session.status.filtered(placed.reason)
             return ()
         self._note(key)
-        if key.end <= self.progress:
+        if key.end <= self.progress or self._contact.barren:
             self._restorer.status.keys_done += 1
             return ()
         key.db, key.key = placed
@@ -281,6 +283,7 @@ class SnapshotRun:
             self._passed_over = event.offset < self.progress or left_out
             if not left_out:
                 self._note(event)
+            self._passed_over = self._passed_over or self._contact.barren
             if not isinstance(placed, Dropped):
                 event = self._start = replace(event, db=placed[0], key=placed[1])
         if not self._passed_over:

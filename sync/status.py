@@ -108,6 +108,7 @@ class LinkStatus:
     refetched_keys: int = 0  # keys fetched
     reunion: str = ""  # two ways, after a resync: what is being done to make both sides equal again
     reunion_keys: int = 0  # keys brought together by it
+    rolled_back: str = ""  # two ways: which side lost what it had, and what tells so, until both are equal again
     verify_keys: int = 0  # looked at by the sampler; see sync.verify.sampler
     verify_differences: dict[str, int] = field(default_factory=dict)  # kind -> keys found to differ
     verify_differing: int = 0  # keys known to differ now

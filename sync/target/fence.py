@@ -46,6 +46,8 @@ class ServerInfo:
     clock_ms: int = 0  # its clock when it answered, unix ms; 0 when it does not say (before 6.0)
     backlog_first: int = 0  # offset of the oldest byte in its backlog; 0 while it has none
     backlog_held: int = 0  # bytes in its backlog
+    role: str = ""  # master | slave
+    offset: int = 0  # of its own stream, master_repl_offset
 
     def can_serve(self, position: Position) -> bool:
         """Would PSYNC from ``position`` be answered by a partial resync, with an eighth of the backlog to spare?"""
@@ -98,6 +100,8 @@ def server_info(raw: bytes) -> ServerInfo:
         clock_ms=_number(fields.get("server_time_usec", "0")) // 1000,
         backlog_first=_number(fields.get("repl_backlog_first_byte_offset", "0")),
         backlog_held=_number(fields.get("repl_backlog_histlen", "0")),
+        role=fields.get("role", ""),
+        offset=_number(fields.get("master_repl_offset", "0")),
     )
 
 
