@@ -108,6 +108,7 @@ GAUGES: Final[tuple[tuple[str, str, Value], ...]] = (
     ("refetch_waiting_keys", "Keys that wait to be fetched from the source.", lambda s: s.refetch_keys),
     ("conflicts_waiting_keys", "Keys that not every datacenter has settled.", lambda s: s.conflicts_waiting),
     ("expiry_tracked_keys", "Keys whose deadline is followed, two ways.", lambda s: s.expiry_keys),
+    ("expiry_tracked_fields", "Hash fields whose deadline is followed, two ways.", lambda s: s.expiry_fields),
     ("window_keys", "Writes not yet seen by every datacenter, as far as looked into.", lambda s: s.window_keys),
     ("echoes_suspended", "1 while datacenters disagree on the homes of keys.", lambda s: int(bool(s.echoes_suspended))),
     (

@@ -6,6 +6,7 @@ from canal.commands import COMMANDS, Flag, ServerKind
 from sync.config import LinkConfig
 from sync.converge import FLOWING
 from sync.expiry import LOOKED_AT, ExpiryRule
+from sync.fieldexpiry import ALWAYS, OBSERVED, WHEN_USED, FieldRule
 from sync.restore import target_of
 from sync.rewrite import Payloads, Rewriter
 from sync.rules import Adjusted, Dropped, Rules
@@ -21,6 +22,7 @@ def make_rules(
     target: ServerKind,
     transform: Transform,
     expiry: ExpiryRule | None = None,
+    fields: FieldRule | None = None,
 ) -> Rules:
     """The rules of a link between servers of these kinds; ``source`` None: not known, anything may come."""
     # What stands in the stream succeeded where it was made; two ways, a condition that fails here would part the sides.
@@ -40,6 +42,8 @@ def make_rules(
         rules.plain = {name: count for name, count in rules.plain.items() if name not in FLOWING}
     if expiry is not None:
         _mind_expiry(rules, rewriter, expiry)
+    if fields is not None:
+        _mind_fields(rules, fields)
     return rules
 
 
@@ -73,3 +77,53 @@ def _mind_expiry(rules: Rules, rewriter: Rewriter, expiry: ExpiryRule) -> None:
     rules.adjust = adjust
     rules.observe = observe
     rules.expired = expiry.passed
+
+
+def _mind_fields(rules: Rules, fields: FieldRule) -> None:
+    """Two ways, between servers that know deadlines of hash fields: likewise for these.
+
+    Until a field with a deadline is met, nothing is looked at that would pass otherwise.
+    """
+    inner, below = rules.adjust, rules.observe
+    plain = rules.plain
+    for name in [name for name in plain if name.upper() in ALWAYS]:
+        del plain[name]
+
+    def used() -> None:
+        for name in WHEN_USED:
+            plain.pop(name, None)
+            plain.pop(name.lower(), None)
+
+    def observe(db: int, argv: list[bytes], received_ms: int) -> None:
+        if below is not None:
+            below(db, argv, received_ms)
+        if argv[0].upper() in OBSERVED:
+            fields.observe(db, argv, received_ms)
+            if len(fields.deadlines):
+                used()
+
+    def adjust(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
+        name = argv[0].upper()
+        if name not in OBSERVED:
+            return inner(db, argv, received_ms, end)
+        judged = None
+        if name == b"HDEL" or name == b"HGETDEL":
+            judged = fields.judge(db, argv, received_ms, end, rules.transaction)
+        left_out = name == b"UNLINK" and fields.follows_from(db, argv, end, rules.transaction)
+        fields.observe(db, argv, received_ms)
+        if len(fields.deadlines):
+            used()
+        if left_out:
+            if below is not None:
+                below(db, argv, received_ms)
+            return Dropped("expired")
+        if judged is not None:
+            carried = [inner(db, one, received_ms, end) for one in judged]
+            if all(isinstance(one, list) for one in carried):
+                return [piece for one in carried if isinstance(one, list) for piece in one]
+        return inner(db, argv, received_ms, end)
+
+    rules.adjust = adjust
+    rules.observe = observe
+    if len(fields.deadlines):
+        used()

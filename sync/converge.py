@@ -22,13 +22,15 @@ from canal.position import Position
 from canal.rdb.elements import whole_hash
 from canal.rdb.events import Key
 from canal.resp import parse
+from sync.conditional import is_conditional
 from sync.config import LinkConfig
 from sync.conflict import Conflict, Conflicts
 from sync.conflictlog import ConflictLog
 from sync.doubts import Doubts
 from sync.echo import Echoed, Echoer, EchoFigures
 from sync.effects import is_usual
-from sync.expiry import ExpiryRule, is_conditional
+from sync.expiry import ExpiryRule
+from sync.fieldexpiry import FieldRule
 from sync.homes import Homes, Place
 from sync.rules import Dropped, Rules, Watch
 from sync.seen import format_seen, parse_position, parse_seen
@@ -103,6 +105,7 @@ class Converge:
         self.homes = Homes(config.home, datacenters_of(config))
         self.conflicts: Conflicts | None = None
         self.expiry: ExpiryRule | None = None  # whose figures are shown
+        self.fields: FieldRule | None = None  # likewise
         self.past = ""  # for the tags: where another node would have to read from
         self.snapshot_seen = ""  # what the RDB's own tags say, once they were met
         self._config = config
@@ -342,6 +345,10 @@ class Converge:
             deadlines = self.expiry.deadlines
             status.expiry_keys, status.expiry_untracked = len(deadlines), deadlines.untracked
             status.expiry_deletes = self.expiry.conditional
+        if self.fields is not None:
+            status.expiry_fields = len(self.fields.deadlines)
+            status.expiry_untracked += self.fields.deadlines.untracked
+            status.expiry_deletes += self.fields.conditional
         figures = self._figures
         status.echoes, status.echo_bytes = figures.echoed, figures.bytes
         status.echoes_waiting = figures.waiting

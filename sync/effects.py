@@ -17,7 +17,7 @@ from canal.commands import COMMANDS
 from canal.keyscan import command_keys
 from canal.resp import parse
 from sync.batch import Batch
-from sync.expiry import is_conditional
+from sync.conditional import is_conditional
 
 _Rule = Callable[[list[bytes]], bool]
 

@@ -17,53 +17,17 @@ from array import array
 from collections.abc import Iterator
 from typing import Final
 
+from sync.conditional import DELETE_IF
+
 _TABLES: Final = 256
 _MASK: Final = (1 << 64) - 1
-_SLACK_MS: Final = 2
-_EARLY_MS: Final = 1000
+SLACK_MS: Final = 2
+EARLY_MS: Final = 1000
 """A delete that seems to come so much before the deadline may be the expiry's: the source's clock is known no better
 than the way there and back is long, and the journal keeps the time of a group of chunks. Nothing
 is lost by a condition on a user's delete: a copy with the same deadline goes.
 """
-
-_ENDS: Final = b"""\
-local function ends(key, left)
-  local at = redis.pcall('PEXPIRETIME', key)
-  if type(at) == 'number' then return at, 0 end
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000) + left, 2
-end
-"""
-DELETE_HEAD: Final = (
-    _ENDS
-    + b"""\
-local function delete_if(key, deadline, sure, hash)
-  local left = redis.call('PTTL', key)
-  if left == -2 then return 1 end
-  if left == -1 then
-    if sure == '1' then return 0 end
-    return redis.call('DEL', key)
-  end
-  local at, slack = ends(key, left)
-  if at <= tonumber(deadline) then return redis.call('DEL', key) end
-  if hash and hash ~= '' then
-    local name, own = string.match(hash, '^(%S+) ?(%d*)')
-    if own ~= '' and math.abs(tonumber(own) - at) <= slack then return redis.call('DEL', key) end
-    local held = redis.pcall('HMGET', name, key)
-    held = held[1] and string.match(held[1], '^%d+')
-    if held and math.abs(tonumber(held) - at) <= slack then return redis.call('DEL', key) end
-  end
-  return 0
-end
-"""
-)
-"""Lua: ``delete_if(key, deadline, sure, hash)``, as `DELETE_IF` does it."""
-
-DELETE_IF: Final = DELETE_HEAD + b"return delete_if(KEYS[1], ARGV[1], ARGV[2], ARGV[3])\n"
-"""ARGV: the deadline that passed at the source (unix ms, with slack), 1 when it is sure, and the hash of `sync.held` or
-nothing: a deadline that we held off ourselves is nobody's fresh one. What was held when the delete was met can follow
-the name after a blank: the hash is told once a batch, and may not have it yet, or a later one already. 0: it was kept.
-"""
+_PURGE_MS: Final = 60_000
 
 
 class Deadlines:
@@ -77,6 +41,9 @@ class Deadlines:
     def __init__(self, max_keys: int = 10_000_000) -> None:
         self.max_keys = max_keys
         self.untracked = 0
+        self.stale_before = 0  # unix ms: deadlines before that make room for others
+        self._purged = 0  # up to when, in the turn that is under way
+        self._turn = 0  # the table that is next
         self._count = 0
         self._hashes = [array("Q", bytes(8 * 8)) for _ in range(_TABLES)]
         self._times = [array("q", bytes(8 * 8)) for _ in range(_TABLES)]
@@ -114,7 +81,10 @@ class Deadlines:
         if deadline == 0:
             return
         if self._count >= self.max_keys:
-            self.untracked += 1
+            if self._made_room():
+                self.set(place, deadline)
+            else:
+                self.untracked += 1
             return
         hashes[index], times[index] = value, deadline
         self._count += 1
@@ -123,8 +93,10 @@ class Deadlines:
             self._rebuild(table)
 
     def _rebuild(self, table: int) -> None:
-        """Leave out what was forgotten, and grow by half where that is not enough."""
-        kept = [(h, t) for h, t in zip(self._hashes[table], self._times[table], strict=True) if h and t]
+        """Leave out what was forgotten or is stale, and grow by half where that is not enough."""
+        known = [(h, t) for h, t in zip(self._hashes[table], self._times[table], strict=True) if h and t]
+        kept = [(h, t) for h, t in known if abs(t) >= self.stale_before]
+        self._count -= len(known) - len(kept)
         size = max(8, len(kept) * 9 // 4)
         hashes, times = array("Q", bytes(8 * size)), array("q", bytes(8 * size))
         for value, deadline in kept:
@@ -133,6 +105,16 @@ class Deadlines:
                 index = index + 1 if index + 1 < size else 0
             hashes[index], times[index] = value, deadline
         self._hashes[table], self._times[table], self._used[table] = hashes, times, len(kept)
+
+    def _made_room(self) -> bool:
+        """Leave stale ones out of the table whose turn it is; all have theirs once for each minute that passes."""
+        if self._turn == 0:
+            if self.stale_before < self._purged + _PURGE_MS:
+                return False
+            self._purged = self.stale_before
+        self._rebuild(self._turn)
+        self._turn = (self._turn + 1) % _TABLES
+        return self._count < self.max_keys
 
     @property
     def nbytes(self) -> int:
@@ -204,14 +186,14 @@ class ExpiryRule:
     def passed(self, place: tuple[int, bytes], received_ms: int) -> bool:
         """Had this key's deadline, as far as it is known, passed at the source when this was sent?"""
         deadline = self.deadlines.get(place)
-        return deadline != 0 and abs(deadline) <= received_ms + self.offset_ms + _EARLY_MS
+        return deadline != 0 and abs(deadline) <= received_ms + self.offset_ms + EARLY_MS
 
     def judge(self, db: int, argv: list[bytes], received_ms: int) -> list[list[bytes]] | None:
         """What to send for a DEL or UNLINK: conditional deletes for keys whose deadline had passed at the source.
 
         None: as it is.
         """
-        now = received_ms + self.offset_ms + _EARLY_MS
+        now = received_ms + self.offset_ms + EARLY_MS
         passed = []
         for key in argv[1:]:
             deadline = self.deadlines.get((db, key))
@@ -226,7 +208,7 @@ class ExpiryRule:
                 DELETE_IF,
                 b"1",
                 key,
-                b"%d" % (abs(deadline) + _SLACK_MS),
+                b"%d" % (abs(deadline) + SLACK_MS),
                 b"1" if deadline > 0 else b"0",
                 self.held,
             ]
@@ -246,14 +228,4 @@ def _option(argv: list[bytes], start: int) -> int:
     return 0
 
 
-def with_held(argv: list[bytes], held: int) -> list[bytes]:
-    """The conditional delete, told which deadline this link gave the key last."""
-    return [*argv[:6], b"%b %d" % (argv[6], held)] if argv[6] else argv
-
-
-def is_conditional(argv: list[bytes]) -> bool:
-    """True for the conditional deletes made here."""
-    return len(argv) == 7 and argv[0] == b"EVAL" and argv[1] == DELETE_IF
-
-
-__all__ = ["DELETE_HEAD", "DELETE_IF", "LOOKED_AT", "Deadlines", "ExpiryRule", "is_conditional", "with_held"]
+__all__ = ["LOOKED_AT", "Deadlines", "ExpiryRule"]

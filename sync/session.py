@@ -16,13 +16,15 @@ from canal.journal.reader import StreamReader
 from canal.position import Position
 from sync import crossslot
 from sync.batch import Batch, Batcher, command_at, without
+from sync.conditional import is_conditional
 from sync.config import LinkConfig
 from sync.converge import Converge
 from sync.deadletter import DeadLetters
 from sync.echo import Echoer
 from sync.effects import without_effect
-from sync.expiry import Deadlines, is_conditional
+from sync.expiry import Deadlines
 from sync.fetch import fetch
+from sync.fieldexpiry import FieldRule
 from sync.heartbeat import Heartbeat
 from sync.held import held_key, record
 from sync.letters import Requests
@@ -131,6 +133,7 @@ class Session:
         self.heartbeat: Heartbeat | None = None
         self.ttl_memory: TtlMemory | None = None  # what guards of earlier sessions left to do
         self._ahead: Lookahead | None = None
+        self.fields: FieldRule | None = None  # and those of hash fields
         self.deadlines: Deadlines | None = None  # two ways: those of the snapshot are learned
         self.converge: Converge | None = None  # two ways
         self.order: Order | None = None  # in a mesh

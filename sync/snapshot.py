@@ -6,6 +6,7 @@ applied, so that a restart goes on in the file. Applying a key twice gives the s
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -16,16 +17,17 @@ from typing import TYPE_CHECKING, Final
 import hiredis
 
 from canal.commands import ServerKind
-from canal.errors import CanalError
+from canal.errors import CanalError, RdbError
 from canal.rdb.dump import dump_payload
 from canal.rdb.events import End, Event, Function, Header, Key, KeyEnd, KeyStart, PlainRun, ResizeDb, ValuePart
 from canal.rdb.reader import RdbReader
 from canal.rdb.target import NotLoadable, Target
-from canal.rdb.types import type_name
+from canal.rdb.types import MAY_HAVE_DEADLINES, type_name
 from sync.batch import Batch, without
 from sync.building import Builder, Pace
 from sync.converge import datacenters_of
-from sync.homes import Homes
+from sync.fieldexpiry import commands_learned
+from sync.homes import Homes, Place
 from sync.keyset import KeySet
 from sync.restore import Keeps, Restorer, Step, target_of, temporary_key
 from sync.rules import Dropped, Impossible
@@ -100,11 +102,17 @@ class SnapshotRun:
         )
         self._passed_over = False  # parts of a big value that was applied before
         self._start: KeyStart | None = None  # of the value in parts that is under way
+        self._from: Place = (0, b"")  # where it is at the source
 
     @property
     def first(self) -> bool:
         """Is it of a first contact?"""
         return self._contact.first
+
+    @property
+    def resumed(self) -> bool:
+        """Was a part of it applied by an earlier run, and not looked at by this one?"""
+        return self._contact.resumes
 
     @property
     def had(self) -> KeySet | None:
@@ -273,6 +281,10 @@ class SnapshotRun:
         deadlines = self.session.deadlines
         if key.expire_ms is not None and deadlines is not None:
             deadlines.set((key.db, key.key), key.expire_ms if type_name(key.type) == "string" else -key.expire_ms)
+        fields = self.session.fields
+        if fields is not None and isinstance(key, Key) and key.type in MAY_HAVE_DEADLINES:
+            with contextlib.suppress(RdbError):  # what the target makes of the value is seen when it is sent
+                fields.learn((key.db, key.key), key.type, key.value)
         if self._sweeps or self._told:
             self._keys.add(key.db, key.key)
 
@@ -284,10 +296,16 @@ class SnapshotRun:
             if not left_out:
                 self._note(event)
             self._passed_over = self._passed_over or self._contact.barren
+            self._from = event.db, event.key
             if not isinstance(placed, Dropped):
                 event = self._start = replace(event, db=placed[0], key=placed[1])
-        if not self._passed_over:
-            yield from self._restorer.big(event)
+        if self._passed_over:
+            return
+        fields = None if self._start is None or self._start.type not in MAY_HAVE_DEADLINES else self.session.fields
+        for step in self._restorer.big(event):
+            if fields is not None:
+                commands_learned(fields, self._from, step.commands)
+            yield step
 
     def _impossible(self, event: Event, error: NotLoadable) -> None:
         """A value that the target cannot hold, or the hook not take: a dead letter, and by policy the end."""

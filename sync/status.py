@@ -132,6 +132,7 @@ class LinkStatus:
     echoes_failed: int = 0
     echoes_suspended: str = ""  # why; empty while they go on
     expiry_keys: int = 0  # two ways: keys whose deadline is followed
+    expiry_fields: int = 0  # and hash fields
     expiry_untracked: int = 0  # deadlines that are not, for lack of room: their keys are deleted without condition
     expiry_deletes: int = 0  # deletes of expired keys that went with a condition
     expiry_refused: int = 0  # and those that the target refused, since its copy lives on

@@ -29,7 +29,7 @@ from canal.commands import needed_keys, written_in
 from canal.endpoint import Endpoint
 from canal.errors import CanalError
 from canal.stretch import hold_off
-from sync.expiry import is_conditional, with_held
+from sync.conditional import is_conditional, with_held
 from sync.look import Look, Servers, Stretch, look_at, unreserved
 from sync.refetch import Place, Refetch
 from sync.rules import Adjusted, Dropped, Impossible, Rules

@@ -290,6 +290,8 @@ class UnitReader:
         db = self.db if tx is None else tx.db
         if self.rules.over is not None and (reason := self.rules.over(db, argv)):
             self.counters.filter(reason)
+            if self.rules.observe is not None:
+                self.rules.observe(db, argv, self._received_ms)
             if tx is None:
                 self.position = end
             else:
@@ -297,6 +299,7 @@ class UnitReader:
             return
         adjusted: Adjusted | None = self._flush(name, base + pos) if name in FLUSH_NAMES else None
         if adjusted is None:
+            self.rules.transaction = -1 if tx is None else tx.start
             adjusted = self.rules.adjust(db, argv, self._received_ms, end)
         unit = Unit(end, self.db, [], self._received_ms)
         if watch is not None:

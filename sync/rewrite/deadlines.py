@@ -158,7 +158,7 @@ def _expire_conditions(argv: Command, context: Context) -> Command:
 # --- hash fields ---------------------------------------------------------------------------------------------
 
 
-def _fields(argv: Command, width: int) -> tuple[Command, Command] | None:
+def fields_of(argv: Command, width: int) -> tuple[Command, Command] | None:
     """Options, and what follows ``FIELDS n`` (``width`` arguments for each field); None: not of that form."""
     for index in range(2, len(argv) - 1):
         if argv[index].upper() == b"FIELDS":
@@ -175,7 +175,7 @@ def hexpire(argv: Command, now_ms: int, context: Context) -> Result:
     if not context.field_ttl:
         return Dropped(NO_FIELD_TTL)
     name = argv[0].upper()
-    found = _fields(argv, 1)
+    found = fields_of(argv, 1)
     unit = 1000 if name in (b"HEXPIRE", b"HEXPIREAT") else 1
     at = deadline(argv[2], unit, 0 if name.endswith(b"AT") else now_ms) if found else None
     if found is None or at is None:
@@ -194,7 +194,7 @@ def hpersist(argv: Command, now_ms: int, context: Context) -> Result:
 
 def hgetex(argv: Command, now_ms: int, context: Context) -> Result:
     """HGETEX key EX …|PERSIST FIELDS … does to deadlines what HPEXPIREAT and HPERSIST do."""
-    found = _fields(argv, 1)
+    found = fields_of(argv, 1)
     expiry = Expiry()
     if found is None:
         return [argv]
@@ -213,13 +213,13 @@ def hgetex(argv: Command, now_ms: int, context: Context) -> Result:
 
 def hgetdel(argv: Command, now_ms: int, context: Context) -> Result:
     """HGETDEL key FIELDS n f … → HDEL key f …"""
-    found = _fields(argv, 1)
+    found = fields_of(argv, 1)
     return [argv] if found is None else [[b"HDEL", argv[1], *found[1]]]
 
 
 def hsetex(argv: Command, now_ms: int, context: Context) -> Result:
     """HSETEX key [FNX|FXX|NX|XX] [EX … |KEEPTTL] FIELDS n f v …; older targets get HSET, and HPEXPIREAT if they can."""
-    found = _fields(argv, 2)
+    found = fields_of(argv, 2)
     if found is None:
         return [argv]
     options, pairs = found

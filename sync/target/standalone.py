@@ -26,8 +26,8 @@ import hiredis
 from canal.errors import CanalError, Unreachable, Unready
 from canal.resp import encode
 from sync.batch import Batch
+from sync.conditional import DELETE_HEAD, FIELDS_HEAD
 from sync.effects import JUDGED, may_be_empty, nothing
-from sync.expiry import DELETE_HEAD
 from sync.render import EXEC, MULTI, RAW, Failures, Form, Rendered, render, script_form
 from sync.sendwindow import SendWindow
 from sync.tag import Tagger
@@ -56,8 +56,12 @@ while at <= total do
     redis.call(unpack(ARGV, at + 1, at + argc))
   else
     local reply
-    if ARGV[at + 1] == 'EVAL' then  -- scripts cannot call scripts: the only one that comes here is sync.expiry's
-      reply = delete_if(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7])
+    if ARGV[at + 1] == 'EVAL' then  -- scripts cannot call scripts: the only ones that come here are sync.conditional's
+      if ARGV[at + 5] == 'fields' then
+        reply = fields_if(ARGV[at + 4], ARGV, at + 6, at + argc)
+      else
+        reply = delete_if(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7])
+      end
     else
       reply = pcall(unpack(ARGV, at + 1, at + argc))
     end
@@ -78,7 +82,7 @@ elseif (reply == 0 or reply == -1 or not reply or (type(reply) == 'table' and no
       failed[#failed + 1] = number
       failed[#failed + 1] = ''\
 """
-GUARD: Final = _GUARD.replace(b"--[[delete_if]]\n", DELETE_HEAD)
+GUARD: Final = _GUARD.replace(b"--[[delete_if]]\n", DELETE_HEAD + FIELDS_HEAD)
 JUDGING_GUARD: Final = GUARD.replace(b"--[[empty]]", _JUDGING).replace(
     b"--[[names]]", b",".join(b"['%b']=1" % name for name in sorted(JUDGED))
 )

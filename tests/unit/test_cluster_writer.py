@@ -13,7 +13,7 @@ from canal.errors import CanalError
 from canal.position import Position
 from canal.resp import encode, parse
 from sync.batch import Batch
-from sync.expiry import DELETE_IF
+from sync.conditional import DELETE_IF
 from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.target.cluster.connection import ClusterConnection
 from sync.target.cluster.fencing import ClusterFence, NodeTag

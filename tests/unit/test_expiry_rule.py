@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sync.expiry import Deadlines, ExpiryRule, is_conditional, with_held
+from sync.conditional import is_conditional, with_held
+from sync.expiry import Deadlines, ExpiryRule
 
 
 @pytest.mark.parametrize(("after_ms", "conditional"), [(5000, True), (0, True), (-900, True), (-1100, False)])

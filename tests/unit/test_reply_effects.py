@@ -9,8 +9,8 @@ from canal.endpoint import parse_url
 from canal.position import Position
 from canal.resp import encode
 from sync.batch import Batch
+from sync.conditional import DELETE_IF
 from sync.effects import JUDGED, may_be_empty, nothing, without_effect
-from sync.expiry import DELETE_IF
 from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.target.standalone import Writer
 from sync.unit import Piece, Unit

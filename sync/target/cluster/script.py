@@ -15,6 +15,7 @@ from array import array
 from typing import Final
 
 from canal.routing import TOGETHER, Lane
+from sync.conditional import FIELDS_HEAD
 
 _DELETE_IF: Final = b"""\
 local function delete_if(key, deadline, sure)
@@ -80,7 +81,11 @@ while at <= total do
       if argc == 3 then
         reply = pcall(name, ARGV[at + 2], ARGV[at + 3])
       elseif name == 'EVAL' then
-        reply = delete_if(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
+        if ARGV[at + 5] == 'fields' then
+          reply = fields_if(ARGV[at + 4], ARGV, at + 6, at + argc)
+        else
+          reply = delete_if(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
+        end
         if reply == 0 then
           out[#out + 1] = index
           out[#out + 1] = '~'
@@ -124,7 +129,11 @@ while at <= #ARGV do
   local argc = tonumber(ARGV[at])
   local reply
   if ARGV[at + 1] == 'EVAL' then
-    reply = delete_if(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
+    if ARGV[at + 5] == 'fields' then
+      reply = fields_if(ARGV[at + 4], ARGV, at + 6, at + argc)
+    else
+      reply = delete_if(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
+    end
     if reply == 0 then
       out[#out + 1] = number
       out[#out + 1] = '~'
@@ -159,8 +168,8 @@ class Scripts:
     def __init__(self, modern: bool) -> None:
         self.modern = modern
         head = b"#!lua flags=allow-cross-slot-keys\n" if modern else b""
-        self.body = head + _DELETE_IF + _BODY
-        self.careful = head + _DELETE_IF + _CAREFUL
+        self.body = head + _DELETE_IF + FIELDS_HEAD + _BODY
+        self.careful = head + _DELETE_IF + FIELDS_HEAD + _CAREFUL
         self.sha = hashlib.sha1(self.body).hexdigest().encode()
         self.careful_sha = hashlib.sha1(self.careful).hexdigest().encode()
 
