@@ -89,7 +89,9 @@ class Rollback:
     def _show(self) -> None:
         config, status = self._config, self._status
         sides = ((config.source_dc, self._source), (config.target_dc, self._reunion.rolled_back))
-        status.rolled_back = "; ".join(f"{name} went back: {why}" for name, why in sides if why)
+        before, status.rolled_back = status.rolled_back, "; ".join(f"{dc} went back: {why}" for dc, why in sides if why)
+        if status.detail in ("", before):
+            status.detail = status.rolled_back
         self._converge.distrust(source=bool(self._source), target=bool(self._reunion.rolled_back))
 
     # --- the target ---

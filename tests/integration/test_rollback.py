@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from canal.endpoint import parse_url
 from sync.reunion import rollback_key
 from sync.verify import Options, compare
 from tests.conftest import StartServer
-from tests.support.links import link_between
+from tests.support.links import Link, link_between
 from tests.support.process import wait_until
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -199,6 +200,74 @@ def promoted(sides: Pair, replica: Server) -> None:
     replica.client().replicaof("NO", "ONE")
     sides.b, sides.door.target = replica, replica.address
     sides.door.cut()
+
+
+def test_only_the_link_out_of_it_can_tell(
+    pair: Callable[..., Pair],
+    redis_server: StartServer,
+    proxy: Callable[[Server], Proxy],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It lost writes of its own and nothing else: the link into it hears of that by the mark."""
+    sides, replica = pair("7.0"), redis_server("7.0")
+    to_master = proxy(sides.b)
+    replica.client().replicaof("127.0.0.1", to_master.port)
+    sides.start()
+    sides.before()
+    wait_until(lambda: replica.offset == sides.b.offset, 20, "the replica has all")
+    to_master.stall("both")
+    sides.b.control.set("b0", "new")
+    wait_until(lambda: sides.a.control.get("b0") == b"new", 20, "b's write at a")
+    promoted(sides, replica)
+    sides.told(caplog)
+    sides.mended()
+    assert sides.b.control.get("b0") == sides.a.control.get("b0") == b"new"
+    sides.equal()
+    sides.stop()
+
+
+def test_in_a_mesh_it_loses_against_both(
+    redis_server: StartServer, proxy: Callable[[Server], Proxy], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    servers = {name: redis_server("7.0") for name in "abc"}
+    doors = {name: proxy(server) for name, server in servers.items()}
+    links: dict[str, Link] = {}
+    for one, other, third in permutations("abc"):
+        options: dict[str, Any] = {"two_way": True, "direct": (third,), "datacenters": ("a", "b", "c")}
+        links[f"{one}-{other}"] = link_between(doors[one], doors[other], tmp_path, f"{one}-{other}", **options)
+    for link in links.values():
+        link.start()
+    for link in links.values():
+        link.streaming()
+
+    def everywhere(condition: Callable[[Any], bool], what: str) -> None:
+        for server in servers.values():
+            links["a-b"].until(lambda server=server: condition(server.client()), 60, what)
+
+    for name, server in servers.items():
+        server.control.mset({f"{name}{number}": "old" for number in range(50)})
+        server.control.mset({f"gone:{name}{number}": "old" for number in range(50)})
+    everywhere(lambda client: client.dbsize() >= 300, "all keys")
+    copy = copied(servers["b"])
+    for name, server in servers.items():
+        server.control.mset({f"{name}{number}": "new" for number in range(50)})
+        server.control.delete(*(f"gone:{name}{number}" for number in range(50)))
+    everywhere(
+        lambda client: not client.exists(*(f"gone:{name}{number}" for name in "abc" for number in range(50))), ""
+    )
+    restored(servers["b"], copy)
+    links["b-a"].until(lambda: _told(caplog), 60, "b's loss is told")
+    for name in "ac":
+        marked = servers[name].control.exists
+        links[f"{name}-b"].until(lambda name=name, marked=marked: not marked(rollback_key("b")), 120, "equal again")
+
+    def as_it_was(client: Any) -> bool:
+        keys = [f"{name}{number}" for name in "abc" for number in range(50)]
+        return set(client.mget(keys)) == {b"new"} and not client.exists(*(f"gone:{key}" for key in keys))
+
+    everywhere(as_it_was, "what b had lost")
+    for link in links.values():
+        link.stop()
 
 
 def test_a_crash_in_between_is_no_loss(pair: Callable[..., Pair], caplog: pytest.LogCaptureFixture) -> None:
