@@ -39,7 +39,8 @@ from sync.target.fence import ServerInfo, server_info
 
 log = logging.getLogger(__name__)
 
-_LOOK_S: Final = 2.0
+_LOOK_S: Final = 5.0
+_PENDING_S: Final = 1.0
 _LIVES_MS: Final = 7 * 24 * 3_600_000  # the mark of a link that is gone holds echoes up for no longer
 
 
@@ -56,26 +57,24 @@ class Rollback:
 
     async def run(self) -> None:
         """Until cancelled: hear what other links have found, and when it is over."""
-        conns: list[Connection] = []
-        try:
-            while True:
-                await asyncio.sleep(_LOOK_S)
-                if self._status.state == "streaming":
+        while True:
+            await asyncio.sleep(_PENDING_S if self._status.rolled_back else _LOOK_S)
+            if self._status.state == "streaming":
+                try:
+                    source, target = await self._connected()
                     try:
-                        conns = conns or await self._connected()
-                        await self._look(*conns)
-                    except CanalError as error:
-                        log.debug("whether a side went back is not known: %s", error)
-                        _close(conns)
-                        conns = []
-                self._show()
-        finally:
-            _close(conns)
+                        await self._look(source, target)
+                    finally:
+                        source.close()
+                        target.close()
+                except CanalError as error:
+                    log.debug("whether a side went back is not known: %s", error)
+            self._show()
 
-    async def _connected(self) -> list[Connection]:
+    async def _connected(self) -> tuple[Connection, Connection]:
         source = await connect(self._config.source, who="source")
         try:
-            return [source, await connect(self._config.target)]
+            return source, await connect(self._config.target)
         except BaseException:
             source.close()
             raise
@@ -213,11 +212,6 @@ _NOBODY: Final = ServerInfo("", "", "", "")
 
 def _promise(position: Position) -> tuple[str, int]:
     return position.replid[:DIGITS], position.offset
-
-
-def _close(conns: list[Connection]) -> None:
-    for conn in conns:
-        conn.close()
 
 
 async def _marked(conn: Connection, datacenter: str) -> str:
