@@ -60,32 +60,41 @@ async def _scan(conn: Connection, db: int, deadlines: FieldDeadlines) -> int:
     while True:
         cursor, names = await conn.call(b"SCAN", cursor, b"COUNT", b"%d" % _COUNT, b"TYPE", b"hash")
         encodings = await conn.calls([[b"OBJECT", b"ENCODING", name] for name in names]) if names else []
-        for name, encoding in zip(names, encodings, strict=True):
-            if encoding in _PACKED or isinstance(encoding, hiredis.ReplyError) or is_reserved(name):
-                continue
-            found += await _hash(conn, (db, name), deadlines)
+        hashes = {
+            name: b"0"
+            for name, encoding in zip(names, encodings, strict=True)
+            if encoding not in _PACKED and not isinstance(encoding, hiredis.ReplyError) and not is_reserved(name)
+        }
+        while hashes:  # a page of each, until all are through
+            found += await _pages(conn, db, hashes, deadlines)
         if cursor == b"0":
             return found
 
 
-async def _hash(conn: Connection, place: tuple[int, bytes], deadlines: FieldDeadlines) -> int:
-    found, cursor = 0, b"0"
-    while True:
-        (page,) = await conn.calls([[b"HSCAN", place[1], cursor, b"COUNT", b"%d" % _COUNT, b"NOVALUES"]])
+async def _pages(conn: Connection, db: int, hashes: dict[bytes, bytes], deadlines: FieldDeadlines) -> int:
+    """Take up the next page of fields of each of these hashes (→ cursor); those that are through are removed."""
+    asked = list(hashes.items())
+    pages = await conn.calls([[b"HSCAN", key, at, b"COUNT", b"%d" % _COUNT, b"NOVALUES"] for key, at in asked])
+    parts: list[tuple[bytes, list[bytes]]] = []
+    for (key, _), page in zip(asked, pages, strict=True):
         if isinstance(page, hiredis.ReplyError):
-            if str(page).startswith("WRONGTYPE"):
-                return found  # it is no hash any more
-            raise PeerError(f"source {conn.endpoint.label}: HSCAN: {page}")
-        cursor, fields = page
-        for begin in range(0, len(fields), _COUNT):
-            names = fields[begin : begin + _COUNT]
-            (times,) = await conn.calls([[b"HPEXPIRETIME", place[1], b"FIELDS", b"%d" % len(names), *names]])
-            for field, at in zip(names, times if isinstance(times, list) else (), strict=False):
-                if at > 0:
-                    deadlines.set(place, field, at)
-                    found += 1
-        if cursor == b"0":
-            return found
+            if not str(page).startswith("WRONGTYPE"):  # it is no hash any more
+                raise PeerError(f"source {conn.endpoint.label}: HSCAN: {page}")
+            page = [b"0", []]
+        hashes[key], fields = page
+        if hashes[key] == b"0":
+            del hashes[key]
+        parts += [(key, fields[at : at + _COUNT]) for at in range(0, len(fields), _COUNT)]
+    if not parts:
+        return 0
+    times = await conn.calls([[b"HPEXPIRETIME", key, b"FIELDS", b"%d" % len(names), *names] for key, names in parts])
+    found = 0
+    for (key, names), ends in zip(parts, times, strict=True):
+        for field, at in zip(names, ends if isinstance(ends, list) else (), strict=False):
+            if at > 0:
+                deadlines.set((db, key), field, at)
+                found += 1
+    return found
 
 
 __all__ = ["learn_fields", "scan_fields"]

@@ -181,7 +181,9 @@ def hexpire(argv: Command, now_ms: int, context: Context) -> Result:
     if found is None or at is None:
         return [argv]
     options, fields = found
-    conditions = [] if context.unconditional else options[1:]
+    # Valkey sends on all fields that were named, those for which the condition did not hold too
+    held = len(fields) == 1 or (context.source is not None and context.source.flavor == "redis")
+    conditions = [] if context.unconditional and held else options[1:]
     if name == b"HPEXPIREAT" and conditions == options[1:]:
         return [argv]
     return [[b"HPEXPIREAT", argv[1], number(at), *conditions, b"FIELDS", number(len(fields)), *fields]]

@@ -243,6 +243,15 @@ def test_conditions_are_taken_away_in_two_way_tasks(text: str, expected: str) ->
     assert rewritten(text, "8.10", "8.10", unconditional=True) == expected
 
 
+def test_valkey_names_fields_for_which_a_condition_did_not_hold() -> None:
+    """A field of these that had no deadline would get one at the other side alone."""
+    text = "HPEXPIREAT h 5 GT FIELDS 2 f g"
+    assert rewritten(text, "valkey-9.1", "valkey-9.1", unconditional=True) == "="
+    assert rewritten(text, "8.2", "valkey-9.1", unconditional=True) == "HPEXPIREAT h 5 FIELDS 2 f g"
+    text = "HPEXPIREAT h 5 GT FIELDS 1 f"
+    assert rewritten(text, "valkey-9.1", "valkey-9.1", unconditional=True) == "HPEXPIREAT h 5 FIELDS 1 f"
+
+
 # --- plain names ---------------------------------------------------------------------------------------------
 
 KINDS = ["2.8.17", "5.0.10", "6.0.16", "6.2.14", "7.0.15", "7.4.1", "8.2.3", "8.10.2", "valkey-8.1.8", "valkey-9.1.2"]
