@@ -347,6 +347,20 @@ def test_a_server_that_lost_everything_is_filled_again(
     never(sides, caplog)
 
 
+def test_a_server_without_checkpoints_is_met_anew(pair: Callable[..., Pair], caplog: pytest.LogCaptureFixture) -> None:
+    sides = pair("7.0")
+    sides.start()
+    sides.before()
+    sides.after()
+    sides.stop()
+    sides.b.control.delete(*sides.b.control.keys("redis-canal:*"))
+    sides.again()
+    sides.start()
+    sides.in_step()
+    sides.check()
+    never(sides, caplog)
+
+
 def never(sides: Pair, caplog: pytest.LogCaptureFixture) -> None:
     assert not _told(caplog)
     assert not any(link.status.rolled_back for link in sides.links.values())
