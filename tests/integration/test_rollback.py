@@ -218,7 +218,13 @@ def test_only_the_link_out_of_it_can_tell(
     to_master.stall("both")
     sides.b.control.set("b0", "new")
     wait_until(lambda: sides.a.control.get("b0") == b"new", 20, "b's write at a")
+    sides.links["b-a"].stop()
+    before = sides.links["a-b"].status.target_reconnects
     promoted(sides, replica)
+    sides.links["a-b"].until(lambda: sides.links["a-b"].status.target_reconnects > before, 20, "the promoted server")
+    sides.a.control.set("a0", "new")
+    sides.links["a-b"].until(lambda: replica.control.get("a0") == b"new", 20, "it is written to")
+    sides.links["b-a"] = sides.links["b-a"].again().start()
     sides.told(caplog)
     sides.mended()
     assert sides.b.control.get("b0") == sides.a.control.get("b0") == b"new"
