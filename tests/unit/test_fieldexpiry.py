@@ -197,3 +197,18 @@ def test_deadlines_of_hashes_that_are_gone_make_room_an_hour_later() -> None:
     assert stream.fields.deadlines.untracked <= 5000 + 256, "a table a turn is looked at"
     number = stream.fields.deadlines.known((0, b"i"))
     assert sum(stream.fields.deadlines.get(number, b"%d" % i) == NOW + 9_000_000 for i in range(5000)) >= 5000 - 256
+
+
+def test_commands_of_a_key_that_is_fetched_are_followed_though_they_are_passed_over() -> None:
+    stream = Stream()
+    stream.rules.over = lambda db, argv: "fetched"
+    assert stream.send(f"HSETEX h PXAT {NOW - 5} FIELDS 2 f 1 g 2", "HSET h g 3") == []
+    stream.rules.over = None
+    assert stream.send("HDEL h f g") == [words("HDEL h g"), conditional("h", ("f", NOW - 5))]
+
+
+def test_what_is_dropped_as_an_echo_is_followed() -> None:
+    stream = Stream()
+    tag = "HSET redis-canal:checkpoint:b-a/0 v 1 origin b pos 0123456789012345678901234567890123456789:5"
+    assert stream.send("MULTI", tag, f"HSETEX h PXAT {NOW - 5} FIELDS 1 f 1", "EXEC") == []
+    assert stream.send("HDEL h f") == [conditional("h", ("f", NOW - 5))]
