@@ -65,7 +65,7 @@ def _mind_expiry(rules: Rules, rewriter: Rewriter, expiry: ExpiryRule) -> None:
 
     def adjust(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
         if argv[0].upper() in (b"DEL", b"UNLINK"):
-            judged = expiry.judge(db, argv, received_ms)
+            judged = expiry.judge(db, argv, received_ms, end)
             expiry.observe(db, argv)
             if judged is not None:
                 carried = [inner(db, one, received_ms, end) for one in judged]

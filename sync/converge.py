@@ -307,6 +307,7 @@ class Converge:
         if oldest >= self._floor:
             self._floor = -1
         self.keep(Boundary(f"{replid}:{at[0]}", at[1], found.seen_at(at[0]), self._floor))
+        found.lapsed.forget_before(self._kept_at)
         self._saved = at
 
     def _suspend(self, found: Conflicts) -> None:

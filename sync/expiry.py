@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from sync.conditional import DELETE_IF
@@ -24,10 +25,11 @@ _MASK: Final = (1 << 64) - 1
 SLACK_MS: Final = 2
 EARLY_MS: Final = 1000
 """A delete that seems to come so much before the deadline may be the expiry's: the source's clock is known no better
-than the way there and back is long, and the journal keeps the time of a group of chunks. Nothing
-is lost by a condition on a user's delete: a copy with the same deadline goes.
+than the way there and back is long, and the journal keeps the time of a group of chunks. Nothing is lost by a condition
+on a user's delete: a copy with the same deadline goes.
 """
 _PURGE_MS: Final = 60_000
+_MOST_MET: Final = 200_000
 
 
 class Deadlines:
@@ -150,6 +152,11 @@ class ExpiryRule:
         self.held = held
         self.offset_ms = 0
         self.conditional = 0  # deletes sent with a condition
+        self._met: dict[tuple[int, tuple[int, bytes]], int] = {}  # (end, place) of deletes → the deadline at that time
+
+    def begin_anew(self) -> None:
+        """What follows is another stream than before."""
+        self._met.clear()
 
     def observe(self, db: int, argv: list[bytes]) -> None:
         """Follow what a command (with absolute times) does to deadlines."""
@@ -183,22 +190,36 @@ class ExpiryRule:
             yield (int(argv[2]), key), -abs(self.deadlines.get((db, key)))
             yield (db, key), 0
 
-    def passed(self, place: tuple[int, bytes], received_ms: int) -> bool:
-        """Had this key's deadline, as far as it is known, passed at the source when this was sent?"""
-        deadline = self.deadlines.get(place)
+    def passed(self, place: tuple[int, bytes], received_ms: int, end: int) -> bool:
+        """Had this key's deadline, as far as it is known, passed at the source when this delete, which ends at ``end``
+        of the stream, was sent?
+        """
+        deadline = self._at(place, end)
         return deadline != 0 and abs(deadline) <= received_ms + self.offset_ms + EARLY_MS
 
-    def judge(self, db: int, argv: list[bytes], received_ms: int) -> list[list[bytes]] | None:
-        """What to send for a DEL or UNLINK: conditional deletes for keys whose deadline had passed at the source.
+    def _at(self, place: tuple[int, bytes], end: int) -> int:
+        """The deadline as it was known where a delete ends. A session that begins anew reads again what the last one
+        had read, and by then the table knows of what comes later in the stream.
+        """
+        return self._met.get((end, place)) or self.deadlines.get(place)
+
+    def judge(self, db: int, argv: list[bytes], received_ms: int, end: int) -> list[list[bytes]] | None:
+        """What to send for a DEL or UNLINK that ends at ``end`` of the stream: conditional deletes for keys whose
+        deadline had passed at the source.
 
         None: as it is.
         """
         now = received_ms + self.offset_ms + EARLY_MS
         passed = []
         for key in argv[1:]:
-            deadline = self.deadlines.get((db, key))
-            if deadline and abs(deadline) <= now:
+            deadline = self._at((db, key), end)
+            if not deadline:
+                continue
+            self._met[(end, (db, key))] = deadline
+            if abs(deadline) <= now:
                 passed.append((key, deadline))
+        if len(self._met) > _MOST_MET:
+            self._met = dict(islice(self._met.items(), _MOST_MET // 2, None))
         if not passed:
             return None
         self.conditional += len(passed)

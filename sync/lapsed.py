@@ -34,6 +34,8 @@ class Lapsed:
     def add(self, place: Place, end: int) -> bool:
         """The key expired at ``end`` of our stream; False when there is no room."""
         keys = self._keys.setdefault(place[0], {})
+        if len(self._ends) >= 2 * _MOST:
+            return False
         if place[1] not in keys:
             if self._count >= _MOST:
                 return False
@@ -53,12 +55,16 @@ class Lapsed:
 
     def expire(self, seen: int) -> None:
         """Everybody has seen our stream up to ``seen``."""
-        if not self._ends or seen < 0:
+        if not self._count or seen < 0:
             return
-        self._ends = {end for end in self._ends if end > seen}
         for db, keys in list(self._keys.items()):
             self._keys[db] = {key: end for key, end in keys.items() if end > seen}
         self._count = sum(map(len, self._keys.values()))
+
+    def forget_before(self, place: int) -> None:
+        """Nobody reads our stream again from before ``place``, which may be long before what everybody has seen."""
+        if self._ends:
+            self._ends = {end for end in self._ends if end > place}
 
     def met(
         self, db: int, raw: bytes, limit: int, written: Callable[[int, list[bytes]], list[Place]]

@@ -382,6 +382,8 @@ class Replay:
         if plan == "snapshot":
             status.state = "snapshot"
             session.deadlines = None if self._expiry is None else self._expiry.deadlines
+            if self._expiry is not None:
+                self._expiry.begin_anew()
             self._known = None
             session.fields = fields
             if fields is not None:

@@ -163,7 +163,7 @@ class Session:
         units = self._units = UnitReader(offset, db, rules)
         expired, found = rules.expired, None if self.converge is None else self.converge.conflicts
         if found is not None and expired is not None:
-            found.expired = lambda place, end: expired(place, units.received_ms)
+            found.expired = lambda place, end: expired(place, units.received_ms, end)
         batcher = Batcher(self.config.batch_commands, self.config.batch_bytes)
         self._set_single(rules, batcher, single)
         onto_cluster = isinstance(self.writer, ClusterWriter)

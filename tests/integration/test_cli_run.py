@@ -141,6 +141,7 @@ def test_a_second_signal_stops_at_once(pair: tuple[Server, Server], run: Any) ->
     link.ready()
     target.pause()
     source.control.set("a", 1)
+    wait_until(lambda: link.status()["journaled_offset"] >= source.offset, what="there is something to apply")
     link.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "applying what is journaled" in link.text())
     assert link.process.poll() is None

@@ -159,4 +159,4 @@ def _streaming(port: int) -> dict[str, object] | None:
     if status != 200 or found["state"] != "streaming":
         return None
     [shard] = found["shards"]  # type: ignore[misc]
-    return shard if shard["live"] else None
+    return shard if shard["live"] and shard["source_connected"] else None

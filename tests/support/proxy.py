@@ -69,7 +69,6 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
     @property
@@ -171,22 +170,25 @@ class Proxy:
             self._listener.setblocking(False)
             self._listener.bind(("127.0.0.1", self.port))
             self._listener.listen(128)
-            self._accepting = self._loop.create_task(self._accept_all(self._listener))
+            self._loop.add_reader(self._listener, self._accept, self._listener)
 
     async def _stop_listening(self) -> None:
-        if self._accepting is not None and self._listener is not None:
-            self._accepting.cancel()
-            await asyncio.gather(self._accepting, return_exceptions=True)
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
             self._listener.close()
-            self._listener = self._accepting = None
+            self._listener = None
 
-    async def _accept_all(self, listener: socket.socket) -> None:
-        while True:
-            client, _ = await self._loop.sock_accept(listener)
-            self.accepted += 1
-            task = self._loop.create_task(self._connect(client, self.accepted))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
+    def _accept(self, listener: socket.socket) -> None:
+        """Not by `sock_accept`, whose result is lost where its task is cancelled at that moment."""
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return  # the client has gone already
+        self.accepted += 1
+        task = self._loop.create_task(self._connect(client, self.accepted))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        task.add_done_callback(lambda _: client.close())  # where it never began
 
     async def _connect(self, client: socket.socket, number: int) -> None:
         server = socket.socket()
@@ -200,6 +202,9 @@ class Proxy:
             reset_on_close(client)
             client.close()
             return
+        except asyncio.CancelledError:
+            server.close()
+            raise
         connection = Connection(self, number, client, server)
         self.live.append(connection)
         try:

@@ -67,3 +67,15 @@ def test_what_everybody_has_seen_is_forgotten() -> None:
     lapsed.expire(10)
     assert len(lapsed) == 1
     assert list(lapsed.met(1, encode([b"INCR", b"two"]), 5, places_written)) == [((1, b"two"), 20)]
+
+
+def test_what_is_read_again_stood_for_an_expiry_though_everybody_has_seen_it() -> None:
+    """Reading begins at the boundary that was saved last, which is before what everybody has seen."""
+    lapsed = Lapsed()
+    lapsed.add((0, b"k"), 10)
+    lapsed.expire(15)
+    assert len(lapsed) == 0 and lapsed.was(10)
+    lapsed.forget_before(9)
+    assert lapsed.was(10)
+    lapsed.forget_before(10)
+    assert not lapsed.was(10)
