@@ -66,9 +66,7 @@ class Rules:
     over: Callable[[int, list[bytes]], str] | None = None  # why a command is passed over; "": it is not
     observe: Callable[[int, list[bytes], int], None] | None = None  # told of what is dropped as an echo, too
     watch: Watch | None = None
-    expired: Callable[[tuple[int, bytes], int, int], bool] | None = (
-        None  # passed? (place, unix ms, end of the delete)
-    )
+    expired: Callable[[tuple[int, bytes], int, int], bool] | None = None  # passed? (place, unix ms, end of the delete)
     transaction: int = -1  # where the one begins that the command to be adjusted stands in; -1: none
     max_commands: int = 1000
     max_bytes: int = 256 * 1024
