@@ -121,12 +121,14 @@ class Demo:
                     if task.done():
                         task.result()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), REFRESH_S)
+                    async with asyncio.timeout(REFRESH_S):
+                        await self._stop.wait()
             for writer in self._writers:
                 writer.stop()
             await asyncio.gather(*tasks)
         finally:
-            for task in tasks:
+            for writer, task in zip(self._writers, tasks, strict=True):
+                writer.stop()
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for client in clients:

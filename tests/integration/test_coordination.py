@@ -198,7 +198,7 @@ def test_nodes_register_and_are_listed_while_they_live(place: Place) -> None:
     place.vanish(b)
     wait_for(lambda: list(a.nodes.living()) == ["sh-1"], "sh-2 is not listed any more")
     a.nodes.unregister("sh-1")
-    assert a.nodes.living() == {}
+    wait_for(lambda: a.nodes.living() == {}, "neither is sh-1")
 
 
 def test_a_second_live_daemon_of_a_name_is_refused_with_one_clear_line(place: Place) -> None:

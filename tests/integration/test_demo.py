@@ -127,7 +127,8 @@ def test_a_node_that_dies_is_a_failure_that_says_so(place: Path) -> None:
     with running(place) as (process, log):
         nodes = [pid for pid in children_of(place) if b"node" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
         os.kill(nodes[0], signal.SIGKILL)
-        assert process.wait(90) == 1
+        wait_until(lambda: process.poll() is not None, 90, "the demonstration ends")
+        assert process.returncode == 1
     assert re.search(r"redis-canal: error: node \w+-1 ended with code -9", log.read_text())
     assert children_of(place) == []
 

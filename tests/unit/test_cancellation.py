@@ -12,7 +12,7 @@ from tests.support.process import ROOT
 def test_waiting_never_forgets_that_it_was_cancelled() -> None:
     found = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
-        for room in ("canal", "sync", "node", "console/web", "tests/support")
+        for room in ("canal", "sync", "node", "console/web", "console/demo", "tests/support")
         for path in sorted((ROOT / room).rglob("*.py"))
         for line in path.read_text().splitlines()
         if re.search(r"await asyncio\.wait_for\(", line)

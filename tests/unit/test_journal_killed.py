@@ -36,6 +36,12 @@ while True:
 """
 
 
+CUT = 800 + 8000
+"""A cut takes back up to 100 lines; a kill within it also the chunk that it splits, up to 1000 lines, of which the kept
+part is written anew.
+"""
+
+
 def survivors(directory: Path) -> tuple[int, list[str]]:
     """The end of what is left, after checking every byte of it; and what recovery said."""
     journal = Journal(directory, reserve_bytes=0)
@@ -84,8 +90,8 @@ def test_killed_writers_leave_a_prefix(tmp_path: Path) -> None:
         durable = killed_after(tmp_path, ("no", "always", "everysec")[seed % 3], seed, moments.uniform(0, 0.1))
         end, damages = survivors(tmp_path)
         said += damages
-        assert end >= durable - 800 * 2  # cuts take back up to 100 lines each
-        assert end >= ends[-1] - 800 * 2
+        assert end >= durable - CUT * 2
+        assert end >= ends[-1] - CUT * 2
         ends.append(end)
     assert ends[-1] > 15_000
     assert all("torn write left" in damage for damage in said), said
