@@ -300,6 +300,11 @@ class ZooKeeperStore(Store):
                 raise
 
         versions: list[int] = self._patiently(once)
+        with self._cache_lock:  # who wrote reads what it wrote: the watch tells a little later
+            for op in ops:
+                self._cache.pop(("get", op.path), None)
+                if isinstance(op, Create | Remove):
+                    self._cache.pop(("children", op.path.rpartition("/")[0]), None)
         return versions
 
     def _attempt(self, ops: tuple[Op, ...]) -> list[int]:

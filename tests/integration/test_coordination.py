@@ -198,7 +198,17 @@ def test_nodes_register_and_are_listed_while_they_live(place: Place) -> None:
     place.vanish(b)
     wait_for(lambda: list(a.nodes.living()) == ["sh-1"], "sh-2 is not listed any more")
     a.nodes.unregister("sh-1")
-    wait_for(lambda: a.nodes.living() == {}, "neither is sh-1")
+    assert a.nodes.living() == {}, "who wrote reads what it wrote"
+
+
+def test_who_wrote_reads_what_it_wrote(place: Place) -> None:
+    """Watches tell of a change a little later than the answer to the write comes."""
+    one = place.open()
+    for number in range(50):
+        one.nodes.register(node_record("sh-1", max_shards=number))
+        assert [record.max_shards for record in one.nodes.living().values()] == [number]
+        one.nodes.unregister("sh-1")
+        assert one.nodes.living() == {} and not one.nodes.registered("sh-1")
 
 
 def test_a_second_live_daemon_of_a_name_is_refused_with_one_clear_line(place: Place) -> None:
