@@ -121,19 +121,25 @@ def test_without_a_connection_calls_fail_in_time_and_nothing_is_sent_later(zooke
 
 
 def test_a_server_killed_and_restarted_keeps_sessions_leases_and_tasks(
-    zookeeper: Start, opened: Callable[..., Coordinator]
+    zookeeper: Start, opened: Callable[..., Coordinator], proxy: Callable[..., Proxy]
 ) -> None:
+    """The way there is opened when it serves: it can take a connection before, and leave it without an answer until the
+    session's time is over.
+    """
     server = zookeeper()
-    one = opened(server.hosts, timeout_s=30.0)
+    door = proxy(("127.0.0.1", server.port))
+    one = opened(f"127.0.0.1:{door.port}", timeout_s=30.0)
     one.nodes.register(node_record("a"))
     one.tasks.create("sh-bj", {"x": 1})
     lease = one.leases.acquire(SHARD, "a")
     assert lease is not None
     heard = Heard(one)
+    door.refuse()
     server.kill()
     heard.wait(Event.SUSPENDED)
     assert one.store.connection == "suspended"
     server.restart()
+    door.accept()
     heard.wait(Event.CONNECTED)
     assert one.leases.holds(lease) and one.nodes.registered("a") and one.tasks.get("sh-bj").spec == {"x": 1}
     assert Event.LOST not in heard.events
