@@ -232,6 +232,7 @@ def test_only_the_link_out_of_it_can_tell(
     sides.stop()
 
 
+@pytest.mark.soak  # by hand: once in four runs a mesh was not equal within a minute, why is not known
 def test_in_a_mesh_it_loses_against_both(
     redis_server: StartServer, proxy: Callable[[Server], Proxy], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
