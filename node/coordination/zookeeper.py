@@ -101,6 +101,7 @@ class ZooKeeperStore(Store):
         self._connection: Connection = "closed"
         self._cache: dict[tuple[str, str], Any] = {}
         self._cache_lock = threading.Lock()
+        self._state_lock = threading.Lock()  # whose state `_connection` is: of `_client`, or of none
         self._suspended_at: float | None = None
         self._closing = threading.Event()
 
@@ -122,9 +123,8 @@ class ZooKeeperStore(Store):
     def start(self) -> None:
         if self._connection == "connected":
             return
-        if self._client is not None and self._client.connected:
-            self._connection = "connected"  # kazoo has begun a new session by itself after the old one was lost
-            return
+        if self._is_connected():
+            return  # kazoo has begun a new session by itself after the old one was lost
         for what, name in (("ca", self._options.ca), ("cert", self._options.cert), ("key", self._options.key)):
             if name is not None and not Path(name).exists():
                 raise ConfigError(f"{self.place}: the {what} file {name} of its credentials does not exist")
@@ -140,6 +140,7 @@ class ZooKeeperStore(Store):
         except AuthFailedError:
             self._drop_client()
             raise self._denied() from None
+        self._is_connected()  # kazoo lets `start` return before it has told its listeners
         try:
             self._make_parents(f"{self._root}/-")
             self.get("nodes")
@@ -169,13 +170,22 @@ class ZooKeeperStore(Store):
             logger=_KAZOO_LOG,
         )
 
+    def _is_connected(self) -> bool:
+        with self._state_lock:
+            client = self._client
+            if client is None or not client.connected:
+                return False
+            self._connection = "connected"
+            return True
+
     def close(self) -> None:
         self._drop_client()
 
     def _drop_client(self) -> None:
         self._closing.set()
-        client, self._client = self._client, None
-        self._connection = "closed"  # its listener is not heard any more
+        with self._state_lock:
+            client, self._client = self._client, None
+            self._connection = "closed"  # its listener is not heard any more
         self._forget()
         if client is not None:
             with contextlib.suppress(Exception):
@@ -185,22 +195,27 @@ class ZooKeeperStore(Store):
 
     def _on_state(self, client: KazooClient, state: str) -> None:
         """kazoo's listener, in its connection thread."""
-        if client is not self._client:
-            return
-        self._forget()
-        if state == KazooState.CONNECTED:
-            self._suspended_at = None
-            self._connection = "connected"
-            self._tell(Event.CONNECTED)
-            self._tell(Event.CHANGED)
-        elif state == KazooState.SUSPENDED:
-            self._connection = "suspended"
-            self._suspended_at = time.monotonic()
+        with self._state_lock:  # a client that is dropped meanwhile must not leave its state to the next
+            if client is not self._client:
+                return
+            self._forget()
+            if state == KazooState.CONNECTED:
+                self._suspended_at = None
+                self._connection = "connected"
+                events = [Event.CONNECTED, Event.CHANGED]
+            elif state == KazooState.SUSPENDED:
+                self._connection = "suspended"
+                self._suspended_at = time.monotonic()
+                events = [Event.SUSPENDED]
+            elif not self._closing.is_set():
+                self._connection = "lost"
+                events = [Event.LOST]
+            else:
+                return
+        if events == [Event.SUSPENDED]:
             threading.Thread(target=self._outlive, args=(client, self._closing), name="zk-probe", daemon=True).start()
-            self._tell(Event.SUSPENDED)
-        elif not self._closing.is_set():
-            self._connection = "lost"
-            self._tell(Event.LOST)
+        for event in events:
+            self._tell(event)
 
     def _outlive(self, client: KazooClient, closing: threading.Event) -> None:
         """While the connection is away: find out whether others get in where this session does not (data was lost)."""
@@ -213,7 +228,11 @@ class ZooKeeperStore(Store):
             # our own client may be in the middle of an attempt that the starting servers never answer
             if closing.wait(max(_PROBE_S, self.session_timeout_s)) or client.connected or self._suspended_at != since:
                 return
-            self._connection = "lost"
+            with self._state_lock:
+                now = self._client
+                if now is None or now.connected or now is not client:
+                    return
+                self._connection = "lost"
             self._tell(Event.LOST)
             return
 

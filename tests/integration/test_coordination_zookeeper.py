@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from kazoo.client import KazooClient
 
 from canal.errors import AuthError, ConfigError, Unreachable
 from node.coordination.base import DEADLINE_S, Create, Event, SessionLost, Write
@@ -245,6 +247,51 @@ def test_a_session_that_ends_while_it_is_begun_is_begun_again(
         assert store.connection == "closed"
         store.start()
         assert store.connection == "connected"
+        assert store.children("nodes") == []
+    finally:
+        store.close()
+
+
+def test_a_connection_is_there_before_its_listener_is_told(zookeeper: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by a demonstration: kazoo's start had returned, the listener had not run, and that was "broken again"."""
+    store = ZooKeeperStore(ZooKeeperOptions(zookeeper().hosts, timeout_s=TIMEOUT_S))
+    told = store._on_state
+
+    def late(client: KazooClient, state: str) -> None:
+        time.sleep(0.3)
+        told(client, state)
+
+    monkeypatch.setattr(store, "_on_state", late)
+    try:
+        store.start()
+        assert store.connection == "connected"
+        assert store.children("nodes") == []
+    finally:
+        store.close()
+
+
+def test_a_client_that_is_dropped_while_it_connects_leaves_no_connection_behind(
+    zookeeper: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by a demonstration: the store was held for connected without a client, and its node waited for ever."""
+    store = ZooKeeperStore(ZooKeeperOptions(zookeeper().hosts, timeout_s=TIMEOUT_S))
+    forget = store._forget
+    closer = threading.Thread(target=store.close)
+
+    def forget_and_be_closed() -> None:  # within the listener, after it saw whose client it is
+        forget()
+        if closer.ident is None and threading.current_thread() is not threading.main_thread():
+            closer.start()
+            closer.join(0.3)
+
+    monkeypatch.setattr(store, "_forget", forget_and_be_closed)
+    try:
+        with contextlib.suppress(Unreachable, AttributeError):
+            store.start()
+        wait_for(lambda: closer.ident is not None, "the listener is told")
+        closer.join()
+        assert store.connection == "closed"
+        store.start()
         assert store.children("nodes") == []
     finally:
         store.close()
