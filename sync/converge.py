@@ -36,6 +36,7 @@ from sync.rules import Dropped, Rules, Watch
 from sync.seen import format_seen, parse_position, parse_seen
 from sync.status import LinkStatus
 from sync.tag import is_reserved
+from sync.target.fence import ServerInfo
 from sync.transform import Transform
 from sync.unit import Piece, UnitReader
 from sync.unjudged import Judged, Unjudged
@@ -118,6 +119,8 @@ class Converge:
         differs = partial(self.differs, reason="reply lost")
         self._doubts = Doubts(config, status, mapping, differs, self.never_rests, self._of_third)
         self._distrusted = (False, False)  # source and target
+        self._vets = False
+        self._met: ServerInfo | None = None  # the source, as it said of itself last
         self._next_tick = 0.0
         self._next_save = 0.0
         self._saved: tuple[int, int] | None = None
@@ -268,6 +271,7 @@ class Converge:
         if found is None or now < self._next_tick:
             return
         self._next_tick = now + _TICK_S
+        self._vet_source(capture, watch)
         found.progress()
         asks = found.take_asks()
         if asks:
@@ -331,6 +335,34 @@ class Converge:
         if self._distrusted != (source, target):
             self._distrusted = source, target
             self._hold()
+
+    def vet(self) -> None:
+        """From now on echo only at servers of which it is known that they have lost nothing, or what they have lost."""
+        self._vets = True
+        self._source.trust("")
+        self._target.trust("")
+
+    def trust_target(self, server: ServerInfo) -> None:
+        """The target was looked at, as this server."""
+        self._target.trust(server.run_id)
+
+    def met_source(self, server: ServerInfo) -> None:
+        """The source, asked again because of `waits_for_trust`."""
+        self._met = server
+
+    @property
+    def waits_for_trust(self) -> bool:
+        """Is there a server at which nothing is echoed because it was not yet looked at?"""
+        return self._vets and (self._source.stranger or self._target.stranger)
+
+    def _vet_source(self, capture: Capture, watch: SourceWatch) -> None:
+        """What streams under a replication id has all that was had of it: a server with that id is the one judged."""
+        if not capture.status.connected:
+            self._met = None
+            return
+        server, position = self._met or watch.source, capture.journal.position
+        if self._vets and server is not None and position is not None and server.replid == position.replid:
+            self._source.trust(server.run_id)
 
     def _hold(self) -> None:
         suspended = bool(self._status.echoes_suspended)

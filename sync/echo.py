@@ -27,7 +27,7 @@ from canal.position import Position
 from sync.homes import FUNCTIONS, Place
 from sync.target.connection import Connection, connect
 from sync.target.errors import classify, is_transient
-from sync.target.fence import parse_info
+from sync.target.fence import parse_info, server_info
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ Outcome = Literal["echoed", "absent", "big", "failed"]
 BIG_BYTES: Final = 64 << 20
 _AT_ONCE: Final = 100
 _HOLD_S: Final = 0.02
+_AGAIN_S: Final = 1.0
 _IDLE_S: Final = 10.0
 """A connection on which nothing has been echoed for so long is closed."""
 
@@ -207,7 +208,8 @@ class Echoer:
     """Echoes keys at one server in the background. ``ask`` from anywhere, while ``run`` is a task.
 
     A key that is asked for again before its turn is echoed once. ``per_second``: keys at most. ``on_echoed`` is told of
-    each key. A server that cannot be reached keeps the keys waiting: they are never dropped.
+    each key. A server that cannot be reached keeps the keys waiting: they are never dropped. ``trusted``: the run id of
+    the server whose state may be echoed, None for any; at another one, which was restarted or took over, keys wait.
     """
 
     endpoint: Endpoint
@@ -217,6 +219,8 @@ class Echoer:
     per_second: float = 1000.0
     big_bytes: int = BIG_BYTES
     suspended: bool = False  # keys wait, nothing is echoed
+    trusted: str | None = None
+    stranger: bool = False  # keys wait because the server is not the trusted one
     last_error: str | None = None
     _wanted: dict[Place, None] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -237,9 +241,16 @@ class Echoer:
         self.suspended = suspended
         self._wake.set()
 
+    def trust(self, run_id: str | None) -> None:
+        """Echo at this server from now on, at no other."""
+        if run_id != self.trusted:
+            self.trusted = run_id
+            self._wake.set()
+
     async def run(self) -> None:
         """Until cancelled."""
         conn: Connection | None = None
+        run_id: str | None = None  # of the server of that connection
         backoff = Backoff()
         try:
             while True:
@@ -251,6 +262,12 @@ class Echoer:
                 try:
                     if conn is None or conn.closed is not None:
                         conn = await connect(self.endpoint, who=self.who)
+                        run_id = None if conn.several else server_info(await conn.call(b"INFO")).run_id
+                    self.stranger = None not in (self.trusted, run_id) and run_id != self.trusted
+                    if self.stranger:
+                        conn.close()  # nobody has looked yet whether it has lost anything
+                        await self._woken(_AGAIN_S)
+                        continue
                     await self._round(conn)
                     backoff.reset()
                     self.last_error = None

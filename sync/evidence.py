@@ -88,3 +88,10 @@ def holds_all(back: list[Told], server: ServerInfo) -> bool:
     return bool(back) and all(
         told.streams and told.position is not None and lost(told.position, server) is False for told in back
     )
+
+
+def takes_up(back: list[Told], server: ServerInfo) -> bool:
+    """Does a link out of the server, if there is any, stand in its present history? Then whether it lost writes of its
+    own was judged there, and a mark would stand.
+    """
+    return not back or any(told.position is not None and lost(told.position, server) is False for told in back)

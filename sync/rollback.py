@@ -6,7 +6,8 @@ rolled back loses everywhere:
 
 - Both sides are compared, and the healthy one's state wins, its absence too (`sync.reunion`).
 - A snapshot of the side that went back brings nothing, and what was replayed beyond a fork is not fetched again.
-- Until both are equal no key is echoed there, whoever its home is: an echo would make the old state a new write.
+- Until both are equal no key is echoed there, whoever its home is: an echo would make the old state a new write. Nor is
+  one at a server that was restarted or took over until both links of the pair have looked at it.
 
 What it writes from then on comes through its stream like any other write.
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import replace
 from typing import Final
 
@@ -28,7 +30,7 @@ from canal.errors import AuthError, CanalError
 from canal.position import Position
 from sync.config import LinkConfig
 from sync.converge import Converge
-from sync.evidence import Told, behind, holds_all, links_from, lost, told_by
+from sync.evidence import Told, behind, holds_all, links_from, lost, takes_up, told_by
 from sync.failover import Fork
 from sync.reunion import Reunion, rollback_key
 from sync.seen import PREFIX as DIGITS
@@ -53,13 +55,17 @@ class Rollback:
         self._config, self._status = config, status
         self._reunion, self._converge = reunion, converge
         self._source = ""  # what tells that the source went back, as long as the mark stands at the target
+        converge.vet()
         self._show()
 
     async def run(self) -> None:
         """Until cancelled: hear what other links have found, and when it is over."""
+        looked = 0.0
         while True:
-            await asyncio.sleep(_PENDING_S if self._status.rolled_back else _LOOK_S)
-            if self._status.state == "streaming":
+            await asyncio.sleep(_PENDING_S)
+            pending = self._status.rolled_back or self._converge.waits_for_trust
+            if self._status.state == "streaming" and (pending or time.monotonic() - looked >= _LOOK_S):
+                looked = time.monotonic()
                 try:
                     source, target = await self._connected()
                     try:
@@ -80,10 +86,19 @@ class Rollback:
             raise
 
     async def _look(self, source: Connection, target: Connection) -> None:
+        back = await links_from(source, self._config.target_dc)  # a mark stands before a link is in the new history
+        servers = server_info(await source.call(b"INFO")), server_info(await target.call(b"INFO"))
         self._source = await _marked(target, self._config.source_dc)
         why = await _marked(source, self._config.target_dc)
         if why and not self._reunion.rolled_back:
             await self._reunion.begin(target, why)
+        self._show()
+        self._converge.met_source(servers[0])
+        self._trust_target(back, servers[1])
+
+    def _trust_target(self, back: list[Told], server: ServerInfo) -> None:
+        if takes_up(back, server):
+            self._converge.trust_target(server)
 
     def _show(self) -> None:
         config, status = self._config, self._status
@@ -132,6 +147,7 @@ class Rollback:
                 )
             if (why or marked) and not self._reunion.rolled_back:
                 await self._reunion.begin(conn, marked or why)
+            self._trust_target(back, server)
         finally:
             source.close()
 
@@ -153,6 +169,7 @@ class Rollback:
         beyond = position is not None and position.replid == at.replid and position.offset > at.offset
         if beyond and fork.places and not self._source:
             await self._source_went_back(conn, f"{position} of it was applied, and that history ends at {at.offset}")
+        self._show()
         return replace(fork, places=[]) if self._source else fork
 
     async def judge_snapshot(self, conn: Connection, checkpoint: Checkpoint) -> bool:
@@ -169,6 +186,7 @@ class Rollback:
                 why = ""
             if why:
                 await self._source_went_back(conn, why)
+        self._show()
         return bool(self._source)
 
     async def _source_lacks(self, conn: Connection, checkpoint: Checkpoint) -> str:
@@ -199,7 +217,6 @@ class Rollback:
             return
         await _mark(conn, config.source_dc, why)
         self._source = why
-        self._show()
         log.error(
             "datacenter %s (%s) was rolled back: %s. It loses: of its old state nothing is brought to %s; writes made "
             "there from now on count",

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.certificates import Certificates, OpensslMissing, make_certificates
 from tests.support.effort import FULL_EXAMPLES, QUICK_EXAMPLES
+from tests.support.links import end_leftovers
 from tests.support.proxy import Proxy
 from tests.support.servers import MAIN_VERSIONS, Server, ServerMissing
 from tests.support.zookeeper import Ensemble, ZooKeeper, ZooKeeperMissing
@@ -53,6 +54,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_runtest_protocol() -> Generator[None, object, object]:
     """What a failed test left open is thrown away here, or the next test that allocates much is blamed for it."""
     done = yield
+    end_leftovers()
     if _state["failed"]:
         _state["failed"] = False
         for name in ("last_exc", "last_type", "last_value", "last_traceback"):

@@ -153,3 +153,27 @@ async def test_what_is_not_permitted_raises(redis_server: StartServer) -> None:
             await echo(conn, [(0, b"k")])
     finally:
         conn.close()
+
+
+async def test_at_a_server_that_is_not_the_trusted_one_keys_wait(redis_server: StartServer) -> None:
+    server = redis_server("7.0")
+    server.control.set("k", "v")
+    figures = EchoFigures()
+    echoer = Echoer(parse_url(server.url), figures, trusted="")
+    running = asyncio.create_task(echoer.run())
+    try:
+        echoer.ask([(0, b"k")])
+        await eventually(lambda: echoer.stranger, 20, "it has met the server")
+        assert figures.echoed == 0 and figures.waiting == 1
+        echoer.trust(server.control.info("server")["run_id"])
+        await eventually(lambda: figures.echoed == 1, 20, "its echo")
+        assert not echoer.stranger and figures.waiting == 0
+        await asyncio.to_thread(server.restart)
+        echoer.ask([(0, b"k")])
+        await eventually(lambda: echoer.stranger, 20, "it has met the server anew")
+        assert figures.echoed == 1
+        echoer.trust(server.control.info("server")["run_id"])
+        await eventually(lambda: figures.echoed == 2, 20, "its echo at the server that is back")
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

@@ -19,6 +19,8 @@ import asyncio
 import sys
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +29,7 @@ from typing import Any, Protocol, Self
 from canal.endpoint import parse_url
 from canal.errors import CanalError
 from sync.config import JournalOptions, LinkConfig, SnapshotOptions
+from sync.converge import Converge
 from sync.link import Link as ProductLink
 from sync.status import LinkStatus
 from tests.support.process import PATIENCE_S, ROOT, end, spawn, wait_until
@@ -60,6 +63,19 @@ def link_config(source: Reachable, target: Reachable, directory: Path, **changes
     )
 
 
+_STARTED: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+def end_leftovers() -> None:
+    """Stop what a test that failed has left running: its threads would go on within the tests after it."""
+    left = [link for link in _STARTED if link.running]
+    _STARTED.clear()
+    for link in left:
+        link.call("stop", 0.0)
+    for link in left:
+        link.wait(20)
+
+
 class Link:
     """The product's Link in a thread of its own, so that tests may block. See the top of this file."""
 
@@ -74,6 +90,7 @@ class Link:
     # --- life
 
     def start(self) -> Self:
+        _STARTED.add(self)
         self._thread.start()
         wait_until(lambda: self.product is not None or self.error is not None, 10, "the link's loop runs")
         return self
@@ -107,12 +124,30 @@ class Link:
         if self.running and self.loop is not None and self.product is not None:
             self.loop.call_soon_threadsafe(getattr(self.product, name), *arguments)
 
+    def in_loop(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call anything of the product's in the link's loop."""
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(function, *arguments)
+
+    @property
+    def converge(self) -> Converge:
+        """Of a link that goes two ways."""
+        assert self.product is not None
+        replay = self.product._replay
+        assert replay is not None
+        assert replay._converge is not None
+        return replay._converge
+
     def stop(self, deadline_s: float = 30.0, timeout: float | None = None) -> None:
         """As by SIGTERM; waits for the end and raises what ended it instead."""
         self.call("stop", deadline_s)
         self.join(timeout or deadline_s + 15)
         if self.error is not None:
             raise self.error
+
+    def wait(self, timeout: float) -> None:
+        """Wait for its end so long at most; ended or not, nothing is raised."""
+        self._thread.join(timeout)
 
     def join(self, timeout: float = 30.0) -> None:
         self._thread.join(max(timeout, PATIENCE_S))
@@ -142,7 +177,7 @@ class Link:
             self.stop()
         else:  # the test's own failure says more
             self.call("stop", 0.0)
-            self._thread.join(20)
+            self.wait(20)
 
     # --- waiting
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from canal.position import Position
-from sync.evidence import Told, behind, holds_all, lost, told_of
+from sync.evidence import Told, behind, holds_all, lost, takes_up, told_of
 from sync.target.fence import ServerInfo
 
 X, Y, Z = "a" * 40, "b" * 40, "c" * 40
@@ -63,6 +63,17 @@ def test_who_lost_nothing_of_its_own_has_not_gone_back() -> None:
     assert not holds_all([Told("b", inside, {}, False)], server())  # a snapshot is being applied
     assert not holds_all([Told("b", Position(Z, 1), {}, True)], server())
     assert not holds_all([], server())
+
+
+def test_a_server_is_taken_up_where_a_link_out_of_it_stands_in_its_history() -> None:
+    inside, beyond, elsewhere = Position(X, 500), Position(X, 501), Position(Z, 1)
+    assert takes_up([], server())  # no link goes out of it
+    assert takes_up([Told("b", inside, {}, False)], server())
+    assert takes_up(
+        [Told("b", elsewhere, {}, True), Told("b", inside, {}, True)], server()
+    )  # one is of a task long gone
+    for position in (beyond, elsewhere, None):
+        assert not takes_up([Told("b", position, {}, True)], server())
 
 
 def test_a_link_that_forwards_does_not_say_what_its_own_source_had_seen() -> None:
