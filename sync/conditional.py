@@ -98,6 +98,13 @@ def is_conditional(argv: list[bytes]) -> bool:
     return len(argv) > 6 and argv[0] == b"EVAL" and argv[1] in (DELETE_IF, FIELDS_IF)
 
 
+def stands_for(argv: list[bytes]) -> bytes:
+    """The command that a conditional delete stands for: DEL or HDEL; empty when it is none."""
+    if not is_conditional(argv):
+        return b""
+    return b"DEL" if argv[1] == DELETE_IF else b"HDEL"
+
+
 __all__ = [
     "DELETE_HEAD",
     "DELETE_IF",
@@ -106,5 +113,6 @@ __all__ = [
     "MOST_FIELDS",
     "delete_fields",
     "is_conditional",
+    "stands_for",
     "with_held",
 ]

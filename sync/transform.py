@@ -17,6 +17,7 @@ from canal.commands import ONE_KEY, WRITE, CommandInfo, Flag, all_keys, key_posi
 from canal.errors import RdbError
 from canal.rdb.dump import split_payload
 from canal.rdb.types import type_name
+from sync.conditional import stands_for
 from sync.flushing import flush_database
 from sync.hook import Hook, HookError, call_hook, load_hook
 from sync.placing import COMMAND, DATABASE, HOOK, REASONS, TYPE, TYPES, Placing, TransformOptions
@@ -146,7 +147,7 @@ class Transform:
         return out if out else Dropped(HOOK)
 
     def _command(self, db: int, argv: list[bytes]) -> Adjusted:
-        name = argv[0].upper()
+        name = stands_for(argv) or argv[0].upper()
         if name in self._exclude_commands or (self._include_commands and name not in self._include_commands):
             return Dropped(COMMAND)
         if name in _NO_DATABASE:
@@ -158,7 +159,7 @@ class Transform:
             decided = self._by_type(name, info, db, argv)
             if decided is not None:
                 return decided
-        splitter = SPLITTERS.get(name)
+        splitter = SPLITTERS.get(name) if name == argv[0].upper() else None
         if splitter is not None:
             return splitter(self._carried, db, argv)
         if not self.placing.carries(db):

@@ -12,6 +12,7 @@ import pytest
 from canal.commands import ServerKind
 from canal.errors import ConfigError
 from canal.rdb.dump import dump_payload
+from sync.conditional import DELETE_IF, delete_fields
 from sync.filters import KeyPattern
 from sync.placing import REASONS
 from sync.rewrite import Rewriter
@@ -306,6 +307,22 @@ BY_TYPE = [
 def test_types_in_the_stream(text: str, expected: str) -> None:
     result = done(typed("list"), text)
     assert result == expected if not expected.endswith(":") else result.startswith(expected)
+
+
+def test_conditional_deletes_are_filtered_as_the_deletes_that_they_stand_for() -> None:
+    """They were scripts to the filter: an expired key's delete was left out, whatever its type."""
+    key = [b"EVAL", DELETE_IF, b"1", b"k", b"1700000000000", b"1", b"redis-canal:held:t/0"]
+    field = delete_fields(b"k", [(b"f", 1_700_000_000_000)])[0]
+    assert typed("list").command(0, key) == [(0, key)]
+    assert typed("list").command(0, field) == Dropped("type")
+    assert typed("hash").command(0, field) == [(0, field)]
+    scripts = Transform(TransformOptions(exclude_commands=frozenset({"EVAL"})))
+    assert scripts.command(0, key) == [(0, key)] and scripts.command(0, field) == [(0, field)]
+    deletes = Transform(TransformOptions(exclude_commands=frozenset({"DEL"})))
+    assert deletes.command(0, key) == Dropped("command") and deletes.command(0, field) == [(0, field)]
+    moved = Transform(TransformOptions(add_prefix=b"p:"))
+    assert moved.command(0, key) == [(0, [*key[:3], b"p:k", *key[4:]])]
+    assert moved.command(0, field) == [(0, [*field[:3], b"p:k", *field[4:]])]
 
 
 def test_zunionstore_may_read_sets() -> None:
