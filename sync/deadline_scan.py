@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import hiredis
@@ -21,13 +23,20 @@ async def scan_deadlines(source: Endpoint, deadlines: Deadlines) -> int:
 
     Raises Unreachable and the like. Databases in which nothing expires are passed over.
     """
+    return await in_databases(source, lambda keyspace: "expires=0" not in keyspace, partial(_scan, deadlines=deadlines))
+
+
+async def in_databases(
+    source: Endpoint, concerned: Callable[[str], bool], scan: Callable[[Connection, int], Awaitable[int]]
+) -> int:
+    """The sum of what ``scan`` finds in the databases whose line of INFO keyspace says that they are ``concerned``."""
     conn = await connect(source, who="source")
     try:
         info = parse_info(await conn.call(b"INFO", b"keyspace"))
         found = 0
-        for name, value in info.items():
-            if name.startswith("db") and name[2:].isdigit() and "expires=0" not in value:
-                found += await _scan(conn, int(name[2:]), deadlines)
+        for name, keyspace in info.items():
+            if name.startswith("db") and name[2:].isdigit() and concerned(keyspace):
+                found += await scan(conn, int(name[2:]))
         return found
     finally:
         conn.close()

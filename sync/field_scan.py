@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 from typing import Final
 
 import hiredis
 
 from canal.endpoint import Endpoint
 from canal.errors import CanalError, PeerError
+from sync.deadline_scan import in_databases
 from sync.fieldexpiry import FieldDeadlines
 from sync.tag import is_reserved
-from sync.target.connection import Connection, connect
-from sync.target.fence import parse_info
+from sync.target.connection import Connection
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +43,9 @@ async def learn_fields(source: Endpoint, deadlines: FieldDeadlines) -> bool:
 
 async def scan_fields(source: Endpoint, deadlines: FieldDeadlines) -> int:
     """Take up the deadline of every hash field that has one; how many there were. Raises Unreachable and the like."""
-    conn = await connect(source, who="source")
-    try:
-        info = parse_info(await conn.call(b"INFO", b"keyspace"))
-        found = 0
-        for name, value in info.items():
-            if name.startswith("db") and name[2:].isdigit() and _SOME.search(value):
-                found += await _scan(conn, int(name[2:]), deadlines)
-        return found
-    finally:
-        conn.close()
+    return await in_databases(
+        source, lambda keyspace: _SOME.search(keyspace) is not None, partial(_scan, deadlines=deadlines)
+    )
 
 
 async def _scan(conn: Connection, db: int, deadlines: FieldDeadlines) -> int:

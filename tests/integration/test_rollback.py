@@ -178,13 +178,8 @@ def test_failed_over_to_a_replica_that_lacked_writes(
     caplog: pytest.LogCaptureFixture,
     version: str,
 ) -> None:
-    sides, replica = pair(version), redis_server(version)
-    to_master = proxy(sides.b)
-    replica.client().replicaof("127.0.0.1", to_master.port)
-    sides.start()
-    sides.before()
-    wait_until(lambda: replica.offset == sides.b.offset, 20, "the replica has all")
-    to_master.stall("both")
+    sides = pair(version)
+    replica = replica_that_falls_behind(sides, redis_server(version), proxy)
     sides.after()
     promoted(sides, replica)
     sides.told(caplog)
@@ -195,6 +190,17 @@ def test_failed_over_to_a_replica_that_lacked_writes(
     assert sides.links["b-a"].status.full_resyncs == 1  # the history goes on from the fork
     sides.equal()
     sides.stop()
+
+
+def replica_that_falls_behind(sides: Pair, replica: Server, proxy: Callable[[Server], Proxy]) -> Server:
+    """A replica of b that has the state before, and nothing of what is written from here on."""
+    to_master = proxy(sides.b)
+    replica.client().replicaof("127.0.0.1", to_master.port)
+    sides.start()
+    sides.before()
+    wait_until(lambda: replica.offset == sides.b.offset, 20, "the replica has all")
+    to_master.stall("both")
+    return replica
 
 
 def promoted(sides: Pair, replica: Server) -> None:
@@ -211,13 +217,8 @@ def test_only_the_link_out_of_it_can_tell(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It lost writes of its own and nothing else: the link into it hears of that by the mark."""
-    sides, replica = pair("7.0"), redis_server("7.0")
-    to_master = proxy(sides.b)
-    replica.client().replicaof("127.0.0.1", to_master.port)
-    sides.start()
-    sides.before()
-    wait_until(lambda: replica.offset == sides.b.offset, 20, "the replica has all")
-    to_master.stall("both")
+    sides = pair("7.0")
+    replica = replica_that_falls_behind(sides, redis_server("7.0"), proxy)
     sides.b.control.set("b0", "new")
     wait_until(lambda: sides.a.control.get("b0") == b"new", 20, "b's write at a")
     sides.links["b-a"].stop()
