@@ -27,7 +27,8 @@ from sync.config import LinkConfig
 from sync.conflict import Conflict, Conflicts
 from sync.conflictlog import ConflictLog
 from sync.doubts import Doubts
-from sync.echo import Echoed, Echoer, EchoFigures
+from sync.echo import Echoed
+from sync.echoes import Echoes
 from sync.effects import is_usual
 from sync.expiry import ExpiryRule
 from sync.fieldexpiry import FieldRule
@@ -36,7 +37,6 @@ from sync.rules import Dropped, Rules, Watch
 from sync.seen import format_seen, parse_position, parse_seen
 from sync.status import LinkStatus
 from sync.tag import is_reserved
-from sync.target.fence import ServerInfo
 from sync.transform import Transform
 from sync.unit import Piece, UnitReader
 from sync.unjudged import Judged, Unjudged
@@ -112,15 +112,10 @@ class Converge:
         self._config = config
         self._status = status
         self._log = ConflictLog(config.state_dir)
-        self._figures = EchoFigures()
-        self._source = Echoer(config.source, self._figures, self._echoed, "source", config.echoes_per_second)
-        self._target = Echoer(config.target, self._figures, self._echoed, "target", config.echoes_per_second)
+        self.echoes = Echoes(config, status, self._echoed)
         mapping = TaskMapping(Transform(config.transform))
         differs = partial(self.differs, reason="reply lost")
         self._doubts = Doubts(config, status, mapping, differs, self.never_rests, self._of_third)
-        self._distrusted = (False, False)  # source and target
-        self._vets = False
-        self._met: ServerInfo | None = None  # the source, as it said of itself last
         self._next_tick = 0.0
         self._next_save = 0.0
         self._saved: tuple[int, int] | None = None
@@ -134,8 +129,7 @@ class Converge:
     async def run(self) -> None:
         """Carry out echoes until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._source.run())
-            group.create_task(self._target.run())
+            group.create_task(self.echoes.run())
             group.create_task(self._doubts.run())
 
     # --- one session ---
@@ -271,13 +265,13 @@ class Converge:
         if found is None or now < self._next_tick:
             return
         self._next_tick = now + _TICK_S
-        self._vet_source(capture, watch)
+        self.echoes.trust_source(capture.journal.position if capture.status.connected else None, watch.source)
         found.progress()
         asks = found.take_asks()
         if asks:
-            self._source.ask(asks)
+            self.echoes.source.ask(asks)
         if found.prompts:
-            self._target.ask(found.prompts)
+            self.echoes.target.ask(found.prompts)
             found.prompts.clear()
         self._mind_late(found)
         self._suspend(found)
@@ -322,52 +316,7 @@ class Converge:
                 f"the home of keys is {self.homes} here ({self.homes.fingerprint}) and another at {others}: give both "
                 "sides the same --home and datacenters (two_way.home, two_way.datacenters)"
             )
-        if said != self._status.echoes_suspended:
-            if said:
-                log.error("echoes are suspended: %s", said)
-            else:
-                log.info("echoes go on: both sides agree on the homes of keys")
-            self._status.echoes_suspended = said
-            self._hold()
-
-    def distrust(self, *, source: bool, target: bool) -> None:
-        """A side was rolled back: while that is being mended its keys are not echoed there, so as not to win."""
-        if self._distrusted != (source, target):
-            self._distrusted = source, target
-            self._hold()
-
-    def vet(self) -> None:
-        """From now on echo only at servers of which it is known that they have lost nothing, or what they have lost."""
-        self._vets = True
-        self._source.trust("")
-        self._target.trust("")
-
-    def trust_target(self, server: ServerInfo) -> None:
-        """The target was looked at, as this server."""
-        self._target.trust(server.run_id)
-
-    def met_source(self, server: ServerInfo) -> None:
-        """The source, asked again because of `waits_for_trust`."""
-        self._met = server
-
-    @property
-    def waits_for_trust(self) -> bool:
-        """Is there a server at which nothing is echoed because it was not yet looked at?"""
-        return self._vets and (self._source.stranger or self._target.stranger)
-
-    def _vet_source(self, capture: Capture, watch: SourceWatch) -> None:
-        """What streams under a replication id has all that was had of it: a server with that id is the one judged."""
-        if not capture.status.connected:
-            self._met = None
-            return
-        server, position = self._met or watch.source, capture.journal.position
-        if self._vets and server is not None and position is not None and server.replid == position.replid:
-            self._source.trust(server.run_id)
-
-    def _hold(self) -> None:
-        suspended = bool(self._status.echoes_suspended)
-        for echoer, distrusted in zip((self._source, self._target), self._distrusted, strict=True):
-            echoer.suspend(suspended or distrusted)
+        self.echoes.suspend(said)
 
     def _show(self, found: Conflicts) -> None:
         status = self._status
@@ -382,10 +331,7 @@ class Converge:
             status.expiry_fields = len(self.fields.deadlines)
             status.expiry_untracked += self.fields.deadlines.untracked
             status.expiry_deletes += self.fields.conditional
-        figures = self._figures
-        status.echoes, status.echo_bytes = figures.echoed, figures.bytes
-        status.echoes_waiting = figures.waiting
-        status.echoes_big, status.echoes_failed = figures.big, figures.failed
+        self.echoes.show()
 
     def _counted_of(self, found: Conflicts) -> int:
         before = found.figures.shown
@@ -411,7 +357,7 @@ class Converge:
             self._status.expiry_refused += 1
             # An expired key that lives on at the target. Nobody meant the key's end, so the living one is written
             # again; where both wrote it since, that is a conflict as any other.
-            self._target.ask([(db, argv[3])])
+            self.echoes.target.ask([(db, argv[3])])
         elif is_usual(argv) and self.conflicts is not None:
             self.conflicts.quiet = True
             self.differs(places_written(db, argv), "reply")
@@ -428,7 +374,7 @@ class Converge:
             if found is not None:
                 found.mark(place, reason)
             if home == self._config.target_dc:
-                self._target.ask([place])
+                self.echoes.target.ask([place])
             elif found is not None:
                 found.restate(place)
 
@@ -441,7 +387,7 @@ class Converge:
         found = self.conflicts
         for place in places:
             ours = found is not None and found.local_window.get(place) > found.oldest_seen
-            (self._source if ours else self._target).ask([place])
+            (self.echoes.source if ours else self.echoes.target).ask([place])
 
     def _of_third(self, place: Place) -> bool:
         """Is its home none of the two that are compared? Then what differs may be on its way from there."""
@@ -476,7 +422,7 @@ class Converge:
         for place in ready:
             del self._late[place]
         if ready:
-            self._source.ask(ready)
+            self.echoes.source.ask(ready)
 
     def close(self) -> None:
         """The link ends."""

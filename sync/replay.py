@@ -23,11 +23,8 @@ from sync.config import LinkConfig
 from sync.conflict import Conflicts
 from sync.converge import Converge
 from sync.deadletter import DeadLetters
-from sync.deadline_scan import scan_deadlines
-from sync.expiry import Deadlines, ExpiryRule
+from sync.deadline_rules import DeadlineRules
 from sync.failover import Fork
-from sync.field_scan import learn_fields
-from sync.fieldexpiry import FieldDeadlines, FieldRule, has_field_ttl
 from sync.heartbeat import Heartbeat
 from sync.held import held_key, read_held
 from sync.kept import Kept
@@ -115,25 +112,22 @@ class Replay:
         self._found_at = 0  # newest position found in the target's checkpoint
         self._asked_always = False
         self._held_key = held_key(config.task, config.shard) if config.two_way else b""
-        self._expiry = ExpiryRule(Deadlines(config.expiry_max_keys), self._held_key) if config.two_way else None
-        self._fields = FieldRule(FieldDeadlines(config.expiry_max_keys)) if config.two_way else None
+        self._deadlines = DeadlineRules(config.expiry_max_keys, self._held_key) if config.two_way else None
         group = config.source.group
         shard = group is not None and group.kind == "shard"
         self.slots = SlotKeeper(config, status, self._transform, wake.set) if shard else None
         self._ttl_memory = TtlMemory(seen=state.ttl_seen, note=self._note_ttl)
-        self._learned = False  # the deadlines at the source are known
-        self._fields_learned = False  # and those of hash fields
         settles = config.two_way and config.conflicts == "settle"
         self._converge = Converge(config, status) if settles else None
         self._kept = Kept(config, status) if config.two_way and not settles else None
-        if self._converge is not None:
-            self._converge.expiry, self._converge.fields = self._expiry, self._fields
+        if self._converge is not None and self._deadlines is not None:
+            self._converge.expiry, self._converge.fields = self._deadlines.keys, self._deadlines.fields
         self.reunion: Reunion | None = None
         self.rollback: Rollback | None = None
         self._known: Position | None = None  # two ways: committed at the target, and read back
         if self._converge is not None and config.snapshot.existing == "home":
             self.reunion = Reunion(config, status, self._converge.homes)
-            self.rollback = Rollback(config, status, self.reunion, self._converge)
+            self.rollback = Rollback(config, status, self.reunion, self._converge.echoes)
         self._key = checkpoint_key(config.task, config.shard)
         self._word = secrets.token_hex(8)  # of this writer alone
 
@@ -376,18 +370,16 @@ class Replay:
         barren = plan == "snapshot" and await self._brings_nothing(conn, checkpoint)
         session = self._session = await self._new_session(conn, fenced, start, generation)
         target = kind(fenced.info)
-        fields = self._field_rule(target)
+        deadlines = self._deadlines
+        fields = None if deadlines is None else deadlines.fields_between(self._watch.kind, target)
         offset, db = start.offset, checkpoint.db if plan == "stream" else 0
         had: Container[Place] | None = None
         if plan == "snapshot":
             status.state = "snapshot"
-            session.deadlines = None if self._expiry is None else self._expiry.deadlines
-            if self._expiry is not None:
-                self._expiry.begin_anew()
             self._known = None
-            session.fields = fields
-            if fields is not None:
-                fields.deadlines.clear()
+            if deadlines is not None:
+                session.deadlines, session.fields = deadlines.keys.deadlines, fields
+                deadlines.snapshot_begins()
             if self._converge is not None:
                 self._converge.snapshot_seen = ""
             run = self._snapshot_run(session, checkpoint, target, barren)
@@ -399,7 +391,8 @@ class Replay:
             if self.slots is not None and config.two_way:
                 await self.slots.pin()
             had = run.had
-            self._learned, self._fields_learned = True, not run.resumed and not barren
+            if deadlines is not None:
+                deadlines.snapshot_ended(whole=not run.resumed and not barren)
         elif joins:
             await session.submit(Batch(offset, db))
             await session.drain()
@@ -408,8 +401,10 @@ class Replay:
         self._watch.note_boundary(offset, db)
         await self._mind_refetch(session, fork, target)
         await self._mind_requests(session, offset, db)
-        await self._learn_deadlines(fields)
-        rules = make_rules(config, self._watch.kind, target, self._transform, self._expiry, fields)
+        if deadlines is not None:
+            await deadlines.learn(config.source, self._watch.clock_offset_ms, fields)
+        expiry = None if deadlines is None else deadlines.keys
+        rules = make_rules(config, self._watch.kind, target, self._transform, expiry, fields)
         if self._converge is not None:
             own = checkpoint.seen if checkpoint.origin == config.source_dc else ""
             if plan == "snapshot":
@@ -471,8 +466,8 @@ class Replay:
         if self._held_key and cluster is None and not self._ttl_memory.remembers:
             self._ttl_memory.held = await read_held(conn, self._held_key)
             self._ttl_memory.remembers = True
-        elif cluster is not None and self._expiry is not None:
-            self._expiry.held = b""
+        elif cluster is not None and self._deadlines is not None:
+            self._deadlines.keys.held = b""
         # one way only: two ways, the other link looks at every command here for what it does to its key
         join = cluster is None and not config.two_way and await may_join(conn, self._key)
         form = Form(join=join, compact=config.compact)
@@ -535,31 +530,6 @@ class Replay:
             barren=barren,
         )
         return SnapshotRun(session, checkpoint.progress if resumes else 0, contact, target, self._transform)
-
-    def _field_rule(self, target: ServerKind) -> FieldRule | None:
-        """Deadlines of hash fields are judged where both servers have them."""
-        rule, source = self._fields, self._watch.kind
-        if rule is None or not has_field_ttl(target) or (source is not None and not has_field_ttl(source)):
-            return None
-        rule.flavor = source.flavor if source is not None else target.flavor
-        return rule
-
-    async def _learn_deadlines(self, fields: FieldRule | None) -> None:
-        """Two ways, after a restart: deletes can only be judged by deadlines that are known."""
-        if self._expiry is None:
-            return
-        self._expiry.offset_ms = self._watch.clock_offset_ms
-        if not self._learned:
-            try:
-                found = await scan_deadlines(self._config.source, self._expiry.deadlines)
-                log.info("%d keys of the source have a deadline", found)
-            except CanalError as error:
-                log.warning("the source's deadlines are not known, its deletes go unjudged: %s", error)
-            self._learned = True
-        if fields is not None:
-            fields.offset_ms = self._watch.clock_offset_ms
-            if not self._fields_learned:
-                self._fields_learned = await learn_fields(self._config.source, fields.deadlines)
 
     # --- keys fetched again ---
 

@@ -29,7 +29,7 @@ from typing import Final
 from canal.errors import AuthError, CanalError
 from canal.position import Position
 from sync.config import LinkConfig
-from sync.converge import Converge
+from sync.echoes import Echoes
 from sync.evidence import Told, behind, holds_all, links_from, lost, takes_up, told_by
 from sync.failover import Fork
 from sync.reunion import Reunion, rollback_key
@@ -51,11 +51,11 @@ class Rollback:
     and before anything is written; ``run`` beside the link.
     """
 
-    def __init__(self, config: LinkConfig, status: LinkStatus, reunion: Reunion, converge: Converge) -> None:
+    def __init__(self, config: LinkConfig, status: LinkStatus, reunion: Reunion, echoes: Echoes) -> None:
         self._config, self._status = config, status
-        self._reunion, self._converge = reunion, converge
+        self._reunion, self._echoes = reunion, echoes
         self._source = ""  # what tells that the source went back, as long as the mark stands at the target
-        converge.vet()
+        echoes.vet()
         self._show()
 
     async def run(self) -> None:
@@ -63,7 +63,7 @@ class Rollback:
         looked = 0.0
         while True:
             await asyncio.sleep(_PENDING_S)
-            pending = self._status.rolled_back or self._converge.waits_for_trust
+            pending = self._status.rolled_back or self._echoes.waits_for_trust
             if self._status.state == "streaming" and (pending or time.monotonic() - looked >= _LOOK_S):
                 looked = time.monotonic()
                 try:
@@ -93,12 +93,12 @@ class Rollback:
         if why and not self._reunion.rolled_back:
             await self._reunion.begin(target, why)
         self._show()
-        self._converge.met_source(servers[0])
+        self._echoes.met_source(servers[0])
         self._trust_target(back, servers[1])
 
     def _trust_target(self, back: list[Told], server: ServerInfo) -> None:
         if takes_up(back, server):
-            self._converge.trust_target(server)
+            self._echoes.trust_target(server)
 
     def _show(self) -> None:
         config, status = self._config, self._status
@@ -106,7 +106,7 @@ class Rollback:
         before, status.rolled_back = status.rolled_back, "; ".join(f"{dc} went back: {why}" for dc, why in sides if why)
         if status.detail in ("", before):
             status.detail = status.rolled_back
-        self._converge.distrust(source=bool(self._source), target=bool(self._reunion.rolled_back))
+        self._echoes.distrust(source=bool(self._source), target=bool(self._reunion.rolled_back))
 
     # --- the target ---
 

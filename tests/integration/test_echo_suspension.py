@@ -19,7 +19,7 @@ pytestmark = pytest.mark.servers
 def test_echoes_wait_while_both_sides_name_another_home(
     redis_server: StartServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "sync.converge")
+    caplog.set_level(logging.INFO, "sync.echoes")
     a, b = redis_server("7.0"), redis_server("7.0")
     there = link_between(a, b, tmp_path, "a-b", two_way=True, home=("a",)).start()
     back = link_between(b, a, tmp_path, "b-a", two_way=True, home=("b",)).start()

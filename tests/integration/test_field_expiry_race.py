@@ -153,8 +153,8 @@ async def test_deadlines_of_fields_are_known_after_a_snapshot_and_after_a_restar
 def _tracked(link: Link) -> int:
     replay = link._replay
     assert replay is not None
-    assert replay._fields is not None
-    return len(replay._fields.deadlines)
+    assert replay._deadlines is not None
+    return len(replay._deadlines.fields.deadlines)
 
 
 def _link(pair: Pair, first: bool) -> Link:

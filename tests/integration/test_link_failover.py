@@ -65,10 +65,10 @@ def test_a_source_that_was_killed_is_taken_over_as_it_comes_back(
     with Link(source, target, tmp_path, writer=writer) as link:
         link.streaming()
         with Workload(source, rate=2000, commands=COUNTING) as load:
-            for _ in range(3):
+            for number in range(2, 5):
                 load.wait(700)
                 source.restart(graceful=False)
-        link.until(lambda: link.status.full_resyncs == 4, 30, "a snapshot of each history")
+                link.until(lambda number=number: link.status.full_resyncs == number, 30, "a snapshot of each history")
         wait_equal(source, target, 30)
         source.client().incr("counter")
         link.in_step(source)

@@ -301,7 +301,7 @@ def test_what_waited_for_its_echo_waits_until_the_side_was_looked_at(
         monkeypatch.setattr(Rollback, name, late(getattr(Rollback, name)))
     waiting = [(0, b"b%d" % number) for number in range(100)]
     sides.b.kill()
-    echoers = [sides.links["a-b"].converge._target, sides.links["b-a"].converge._source]
+    echoers = [sides.links["a-b"].converge.echoes.target, sides.links["b-a"].converge.echoes.source]
     for link, echoer in zip(sides.links.values(), echoers, strict=True):
         link.in_loop(echoer.ask, waiting)
     restored(sides.b, copy)

@@ -301,6 +301,6 @@ def test_two_ways_the_deadlines_of_the_snapshot_are_known(redis_server: StartSer
         assert link.product is not None
         replay = link.product._replay
         assert replay is not None
-        assert replay._expiry is not None
-        assert len(replay._expiry.deadlines) == 41
+        assert replay._deadlines is not None
+        assert len(replay._deadlines.keys.deadlines) == 41
     assert_equal(source, target)
