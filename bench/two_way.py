@@ -94,6 +94,7 @@ def summary(result: dict[str, Any]) -> list[str]:
     """For people."""
     native, canal, ratio = (result[n] for n in ("native_commands_per_second", "canal_commands_per_second", "ratio"))
     cpu, latency = result["canal_cpu_us_per_command"], result["latency_ms"]
+    memory = ", ".join(f"{one['now'] / 1e6:.0f} MB, {one['peak'] / 1e6:.0f} MB" for one in result["memory_bytes"])
     return [
         f"two ways, both sides' commands together  {canal['median'] / 1000:.0f} k commands/s",
         f"native replica, one way                  {native['median'] / 1000:.0f} k commands/s",
@@ -103,6 +104,7 @@ def summary(result: dict[str, Any]) -> list[str]:
             f"idle latency {name}".ljust(41) + f"p50 {latency[name]['p50']:.2f} ms, p99 {latency[name]['p99']:.2f} ms"
             for name in ("native", "canal")
         ),
+        f"memory of the daemons, peak               {memory}",
         f"{result['keys_compared']:,} keys compared: equal; dropped as loops {result['loops_dropped']}",
     ]
 

@@ -67,7 +67,7 @@ class LinkConfig:
     home: tuple[str, ...] = ("hash",)  # two-way: whose state of a key wins; words as in sync.homes
     datacenters: tuple[str, ...] = ()  # two-way: all that write, beside source, target and direct
     commutative: bool = False  # two-way: INCR-likes, SADD … of both sides are no conflict
-    window_max_keys: int = 250_000  # two-way: writes not yet seen by every datacenter that are known one by one
+    window_max_keys: int = 2_000_000  # two-way: writes not yet seen by every datacenter that are known one by one
     echoes_per_second: float = 1000.0
     causal_wait_s: float = 5.0  # how long a batch waits for what it builds on, in meshes
     direct: tuple[str, ...] = ()  # origins that reach the target by a task of their own

@@ -89,7 +89,7 @@ class Conflicts:
         homes: Homes,
         *,
         floor: int = -1,
-        max_keys: int = 250_000,
+        max_keys: int = 2_000_000,
         commutative: bool = False,
         delay_s: float = 0.0,
         there: str = "",

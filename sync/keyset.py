@@ -1,4 +1,4 @@
-"""Which keys a snapshot had, in 8 bytes a key: for the sweep that removes what it did not have. No I/O.
+"""A set of keys in 8 bytes each: what a snapshot had, what was written long ago and not yet seen by all. No I/O.
 
 64-bit hashes, keyed anew in each process, in 256 sorted arrays. Two keys of the same hash would make a stale one look
 alive: at a billion keys the chance for any one stale key is below 10^-10.
@@ -14,7 +14,8 @@ _BUCKETS: Final = 256
 
 
 class KeySet:
-    """A set of (database, key) that only grows, then is asked. `__len__` counts what was added.
+    """A set of (database, key) that only grows; asked after it has grown, it is sorted first. `__len__` counts what was
+    added.
 
     ``buckets``: signed hashes, by their top byte; `canal.rdb.plain` appends to them too.
     """
@@ -24,7 +25,8 @@ class KeySet:
         self._sealed = False
 
     def add(self, db: int, key: bytes) -> None:
-        """Add a key; not after `seal`."""
+        """Add a key."""
+        self._sealed = False
         value = hash((db, key))
         self.buckets[(value >> 56) & 0xFF].append(value)
 

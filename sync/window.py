@@ -1,8 +1,10 @@
 """Writes of one datacenter that some other datacenter has not yet seen: key → its last position. No I/O.
 
 Runs of the stream are taken as they come and looked into only when somebody asks, so a pair in which one side writes
-pays next to nothing. Old entries go by generations: whole when all have seen them, or when the bound is reached; what
-was given up that way lies below `Window.floor`, where every key counts as written.
+pays next to nothing. Old entries go by generations, whole, when all have seen them. After an outage there can be
+millions: the oldest are kept as hashes then, whose position is that of the newest among them, so that a key may count
+as written later than it was. What is given up beyond the bound lies below `Window.floor`, where every key counts as
+written.
 """
 
 from __future__ import annotations
@@ -14,12 +16,15 @@ from canal.commands import ONE_KEY, lookup, written_in
 from canal.keyscan import command_keys
 from canal.resp import parse
 from sync.homes import Place
+from sync.keyset import KeySet
 
 SIMPLE: Final = dict.fromkeys(ONE_KEY - {b"MOVE", b"move", b"RESTORE", b"restore"}, 1)
 """Names, upper and lower case, of commands of which nothing but the key, their first argument, has to be known."""
 
 _PENDING_BYTES: Final = 4 << 20
 _GENERATIONS: Final = 8
+EXACT: Final = 250_000
+"""So many keys are kept with their positions, in some 150 bytes each; older ones in 8."""
 
 
 class _Generation:
@@ -33,11 +38,35 @@ class _Generation:
         return sum(map(len, self.keys.values()))
 
 
-class Window:
-    """``floor``: everything at or before it counts as written. ``last``: the newest position noted."""
+class _Packed:
+    """Keys written at or before ``last``."""
 
-    def __init__(self, max_keys: int = 250_000, floor: int = -1) -> None:
+    __slots__ = ("keys", "last")
+
+    def __init__(self) -> None:
+        self.keys = KeySet()
+        self.last = 0
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, generation: _Generation) -> None:
+        for db, keys in generation.keys.items():
+            for key in keys:
+                self.keys.add(db, key)
+        self.last = generation.last
+
+
+class Window:
+    """``floor``: everything at or before it counts as written. ``last``: the newest position noted.
+
+    ``max_keys``: so many are known one by one, ``exact`` of them with their positions.
+    """
+
+    def __init__(self, max_keys: int = 2_000_000, floor: int = -1, exact: int = EXACT) -> None:
         self.max_keys = max_keys
+        self._exact = min(exact, max_keys)
+        self._packed: deque[_Packed] = deque()
         self.floor = floor
         self.last = floor
         self.given_up = 0  # how often the bound was reached
@@ -60,6 +89,7 @@ class Window:
         generation = self._generations[-1]
         generation.keys.setdefault(place[0], {})[place[1]] = end
         generation.last = self.last = end
+        self._bound()
 
     def all_written(self, end: int) -> None:
         """Every key was written (FLUSHALL and the like), or nothing is known of what was."""
@@ -75,21 +105,28 @@ class Window:
             keys = generation.keys.get(db)
             if keys is not None and (found := keys.get(key)) is not None:
                 return found
+        for packed in reversed(self._packed):
+            if place in packed.keys:
+                return packed.last
         return -1
 
     def among(self, db: int, keys: list[bytes]) -> list[bytes]:
-        """Those of these keys of one database that are known to be written."""
+        """Those of these keys of one database that are known to be written; one may come twice."""
         if self._fresh:
             self._index()
         known = [found for one in self._generations if (found := one.keys.get(db))]
-        return (
+        among = (
             [key for key in keys if any(key in one for one in known)]
             if len(known) > 1
             else [key for key in keys if known and key in known[0]]
         )
+        for packed in self._packed:
+            absent = set(packed.keys.missing(db, keys))
+            among += [key for key in keys if key not in absent]
+        return among
 
     def after(self, position: int) -> list[Place]:
-        """Keys written after ``position``, as far as they are known one by one."""
+        """Keys written after ``position``, as far as they are known by name."""
         if self._fresh:
             self._index()
         return [
@@ -105,6 +142,8 @@ class Window:
         fresh = self._fresh
         while fresh and fresh[0][2] <= seen:
             self._fresh_bytes -= len(fresh.popleft()[1])
+        while self._packed and self._packed[0].last <= seen:
+            self._packed.popleft()
         generations = self._generations
         while generations and generations[0].last <= seen and (len(generations) > 1 or generations[0].keys):
             generations.pop(0)
@@ -112,7 +151,7 @@ class Window:
             generations.append(_Generation())
 
     def __len__(self) -> int:
-        return sum(map(len, self._generations))
+        return sum(map(len, self._generations)) + sum(map(len, self._packed))
 
     @property
     def waiting_bytes(self) -> int:
@@ -132,11 +171,22 @@ class Window:
             generation.last = end
         self._fresh.clear()
         self._fresh_bytes = 0
-        if len(generation) >= max(1, self.max_keys // _GENERATIONS):
+        self._bound()
+
+    def _bound(self) -> None:
+        if len(self._generations[-1]) >= max(1, self._exact // _GENERATIONS):
             self._generations.append(_Generation())
             if len(self._generations) > _GENERATIONS:
-                self.floor = max(self.floor, self._generations.pop(0).last)
-                self.given_up += 1
+                self._pack(self._generations.pop(0))
+
+    def _pack(self, oldest: _Generation) -> None:
+        packed = self._packed
+        if not packed or len(packed[-1]) >= self._exact:
+            packed.append(_Packed())
+        packed[-1].take(oldest)
+        while packed and sum(map(len, packed)) > self.max_keys - self._exact:
+            self.floor = max(self.floor, packed.popleft().last)
+            self.given_up += 1
 
 
 def places_written(db: int, argv: list[bytes]) -> list[Place]:

@@ -244,7 +244,7 @@ class TwoWayConfig(Strict):
     home: Annotated[tuple[str, ...], BeforeValidator(_words)] = ("hash",)
     datacenters: tuple[Datacenter, ...] = ()
     commutative: bool = False
-    window_max_keys: Annotated[int, Field(ge=1000)] = 250_000
+    window_max_keys: Annotated[int, Field(ge=1000)] = 2_000_000
     echoes_per_second: Annotated[float, Field(gt=0)] = 1000.0
     flush: Literal["auto", "replay", "drop", "stop"] = "auto"
     accept_evictions: bool = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from canal.keyscan import command_keys
 from canal.resp import encode, parse
@@ -73,6 +75,50 @@ def test_beyond_the_bound_the_oldest_lie_below_the_floor() -> None:
     assert window.get((0, b"k199")) == 199
     kept = [number for number in range(200) if window.get((0, b"k%d" % number)) >= 0]
     assert kept[0] <= window.floor + 1, "everything after the floor is known"
+
+
+def test_beyond_the_exact_ones_keys_are_known_by_their_hashes() -> None:
+    window = Window(max_keys=500, exact=80)
+    for number in range(300):
+        window.touch((number % 2, b"k%d" % number), number)
+    assert window.floor == -1 and window.given_up == 0
+    for number in range(300):
+        assert window.get((number % 2, b"k%d" % number)) >= number
+        assert window.get((1 - number % 2, b"k%d" % number)) == -1
+    assert window.get((1, b"k299")) == 299
+    names = [b"k%d" % number for number in range(0, 300, 2)]
+    assert set(window.among(0, [*names, b"never"])) == set(names)
+    window.expire(200)
+    assert window.get((0, b"k0")) == -1 and window.get((1, b"k201")) >= 201
+    window.expire(299)
+    assert len(window) == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1), st.integers(0, 30), st.sampled_from(["touch", "note", "seen"])), max_size=300
+    ),
+    st.integers(8, 40),
+    st.integers(0, 80),
+)
+def test_no_write_that_is_not_seen_is_ever_forgotten(steps: list[tuple[int, int, str]], exact: int, more: int) -> None:
+    window, written, seen = Window(max_keys=exact + more, exact=exact), dict[tuple[int, bytes], int](), 0
+    for position, (db, number, what) in enumerate(steps, 1):
+        key = b"k%d" % number
+        if what == "touch":
+            window.touch((db, key), position)
+        elif what == "note":
+            window.note(db, run(b"SET %b 1" % key), position)
+        else:
+            seen = max(seen, position - 5 * number)
+            window.expire(seen)
+            continue
+        written[db, key] = position
+    for (db, key), position in written.items():
+        if position > max(seen, window.floor):
+            assert window.get((db, key)) >= position
+            assert window.among(db, [key])
+    assert len(window) <= exact + more + 2 * (exact // 8 + 1) + window.waiting_bytes
 
 
 def test_every_key_was_written_by_a_flush() -> None:
