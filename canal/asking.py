@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import hiredis
 
-from canal.endpoint import open_connection
+from canal.endpoint import connection_error, open_connection
 from canal.errors import AuthError, NotRedis, PeerError, Unreachable, Unready
 from canal.resp import encode
 from canal.url import Endpoint
@@ -24,12 +25,15 @@ class Asker(asyncio.Protocol):
     """Made by `asking`. Replies come in order; what nobody asked for (pub/sub) stands among them."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._label = endpoint.label
+        self._endpoint, self._label = endpoint, endpoint.label
+        self._heard = False
+        self._lost: Exception | None = None
         self._reader = hiredis.Reader()
         self._replies: asyncio.Queue[Any] = asyncio.Queue()
         self.transport: asyncio.Transport | None = None
 
     def data_received(self, data: bytes) -> None:
+        self._heard = True
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
@@ -38,14 +42,21 @@ class Asker(asyncio.Protocol):
             self._replies.put_nowait(NotRedis(f"{self._label}: no Redis answers there: {error}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = exc
         self._replies.put_nowait(_ENDED)
 
     async def next(self, timeout_s: float) -> Any:
-        """The next reply; an error reply is returned. Raises Unreachable when the connection ends, TimeoutError."""
+        """The next reply; an error reply is returned.
+
+        Raises Unreachable when the connection ends, TlsError when it does so before the first byte because the server
+        does not take us (TLS 1.3 says so only after the handshake), TimeoutError.
+        """
         async with asyncio.timeout(timeout_s):
             reply = await self._replies.get()
         if reply is _ENDED:
             self._replies.put_nowait(_ENDED)
+            if isinstance(self._lost, ssl.SSLError) and not self._heard:
+                raise connection_error(self._endpoint, self._lost, timeout_s)
             raise Unreachable(f"{self._label}: the connection was closed")
         if isinstance(reply, NotRedis):
             raise reply

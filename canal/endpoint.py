@@ -117,6 +117,16 @@ async def open_connection(
         raise connection_error(endpoint, error, timeout_s) from None
 
 
+_OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+
+
+def _names(tls: TlsOptions, host: str) -> tuple[str, ...]:
+    """For which names a certificate is accepted, in the order in which they are tried, a handshake each."""
+    if tls.server_name is not None:
+        return (tls.server_name,)
+    return (host,) if tls.announced is None else (host, tls.announced)
+
+
 async def _connect(
     endpoint: Endpoint, protocol_factory: Callable[[], P], timeout_s: float
 ) -> tuple[asyncio.Transport, P]:
@@ -125,14 +135,20 @@ async def _connect(
         async with asyncio.timeout(timeout_s):
             return await loop.create_unix_connection(protocol_factory, endpoint.path)
     secure: dict[str, Any] = {}
+    names: tuple[str | None, ...] = (None,)
     if endpoint.tls is not None:
-        secure = {
-            "ssl": tls_context(endpoint.tls),
-            "server_hostname": endpoint.tls.server_name or endpoint.host,
-            "ssl_handshake_timeout": timeout_s,
-        }
+        secure = {"ssl": tls_context(endpoint.tls), "ssl_handshake_timeout": timeout_s}
+        names = _names(endpoint.tls, endpoint.host)
     async with asyncio.timeout(timeout_s * 2 if secure else timeout_s):
-        transport, protocol = await loop.create_connection(protocol_factory, endpoint.host, endpoint.port, **secure)
+        for name in names:
+            try:
+                transport, protocol = await loop.create_connection(
+                    protocol_factory, endpoint.host, endpoint.port, server_hostname=name, **secure
+                )
+                break
+            except ssl.SSLCertVerificationError as error:
+                if name == names[-1] or error.verify_code not in _OTHER_NAME:
+                    raise
     sock = transport.get_extra_info("socket")
     if sock is None:  # of a transport that is closed already
         transport.abort()
@@ -149,8 +165,11 @@ def connection_error(endpoint: Endpoint, error: BaseException, timeout_s: float)
     """What a failed connection attempt means to an operator."""
     label = endpoint.label
     if isinstance(error, ssl.SSLCertVerificationError):
+        tls = endpoint.tls
+        both = tls is not None and tls.announced is not None and tls.server_name is None
+        nor = f", nor for {endpoint.host!r}" if both and error.verify_code in _OTHER_NAME else ""
         return TlsError(
-            f"{label}: the server's certificate was not accepted: {error.verify_message.rstrip('.')}; "
+            f"{label}: the server's certificate was not accepted: {error.verify_message.rstrip('.')}{nor}; "
             f"give the CA file that signed it, or the name it was made for, or switch verification off"
         )
     if isinstance(error, ssl.SSLError):
@@ -185,36 +204,45 @@ def _describe(error: BaseException) -> str:
 
 
 class _TlsConnection(Connection):
-    """redis-py's TCP connection with a context and server name of ours: it has no option for the latter."""
-
-    def __init__(self, *, context: ssl.SSLContext, server_hostname: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._secure = {"ssl": context, "server_hostname": server_hostname}
-
-    def _connection_arguments(self) -> dict[str, Any]:
-        return {**super()._connection_arguments(), **self._secure}
-
-
-class _LocatedConnection(Connection):
-    """redis-py's TCP connection to whichever server of a group is meant when it connects."""
+    """redis-py's TCP connection with a context and server names of ours: it has no option for the latter."""
 
     def __init__(self, *, endpoint: Endpoint, context: ssl.SSLContext | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._endpoint, self._context = endpoint, context
+        self._member, self._name = endpoint, ""
 
     async def _connect(self) -> None:
-        from canal.located import located  # which asks servers, over the clients made here
-
-        member = await located(self._endpoint)
-        self.host, self.port = member.host, member.port
+        tls = self._member.tls
+        if tls is None:
+            await super()._connect()  # type: ignore[no-untyped-call]
+            return
+        *first, last = _names(tls, self._member.host)
+        for self._name in first:
+            try:
+                await super()._connect()  # type: ignore[no-untyped-call]
+                return
+            except ssl.SSLCertVerificationError as error:
+                if error.verify_code not in _OTHER_NAME:
+                    raise
+        self._name = last
         await super()._connect()  # type: ignore[no-untyped-call]
 
     def _connection_arguments(self) -> dict[str, Any]:
         arguments: dict[str, Any] = {**super()._connection_arguments()}
         if self._context is not None:
-            assert self._endpoint.tls is not None
-            arguments |= {"ssl": self._context, "server_hostname": self._endpoint.tls.server_name or self.host}
+            arguments |= {"ssl": self._context, "server_hostname": self._name}
         return arguments
+
+
+class _LocatedConnection(_TlsConnection):
+    """The same, perhaps without TLS, to whichever server of a group is meant when it connects."""
+
+    async def _connect(self) -> None:
+        from canal.located import located  # which asks servers, over the clients made here
+
+        self._member = await located(self._endpoint)
+        self.host, self.port = self._member.host, self._member.port
+        await super()._connect()
 
 
 def control(endpoint: Endpoint, *, timeout_s: float = 10.0, client_name: str | None = None) -> Redis:
@@ -235,14 +263,12 @@ def control(endpoint: Endpoint, *, timeout_s: float = 10.0, client_name: str | N
     }
     if endpoint.path is not None:
         kwargs.update(connection_class=UnixDomainSocketConnection, path=endpoint.path)
-    elif endpoint.group is not None:
+    elif endpoint.group is not None or endpoint.tls is not None:
         context = None if endpoint.tls is None else tls_context(endpoint.tls)
-        kwargs.update(connection_class=_LocatedConnection, endpoint=endpoint, context=context)
+        kind = _TlsConnection if endpoint.group is None else _LocatedConnection
+        kwargs.update(host=endpoint.host, port=endpoint.port, connection_class=kind, endpoint=endpoint, context=context)
     else:
         kwargs.update(host=endpoint.host, port=endpoint.port, connection_class=Connection)
-    if endpoint.tls is not None and endpoint.group is None:
-        name = endpoint.tls.server_name or endpoint.host
-        kwargs.update(connection_class=_TlsConnection, context=tls_context(endpoint.tls), server_hostname=name)
     return Redis.from_pool(ConnectionPool(**kwargs))
 
 

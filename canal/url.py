@@ -41,6 +41,7 @@ class TlsOptions:
 
     ``cert`` may hold the key too; ``server_name`` replaces the host name in SNI and verification. ``verify=False``
     accepts any certificate: the link is then encrypted, but whoever stands between can read and change it.
+    ``announced``: the host that a server behind an address map announces; its certificate may be for that one instead.
     """
 
     ca: str | None = None
@@ -48,6 +49,7 @@ class TlsOptions:
     key: str | None = None
     verify: bool = True
     server_name: str | None = None
+    announced: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,12 @@ class Group:
         if place is not None:
             return _host_port("redis", place)
         return known.get(host, host), port
+
+    def announced(self, host: str, port: int) -> str:
+        """The host that whoever is reached there announces, as far as the address map tells."""
+        places = {reached: announced for announced, reached in self.address_map}
+        found = places.get(f"{_bracketed(host)}:{port}")
+        return places.get(host, host) if found is None else _host_port("redis", found)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +124,18 @@ class Endpoint:
     def member(self, host: str, port: int) -> Endpoint:
         """One server of the group, by the address that it announces."""
         assert self.group is not None
-        host, port = self.group.reached(host, port)
-        return replace(self, scheme=self.scheme.partition("+")[0], host=host, port=port, group=None)
+        return self._server(*self.group.reached(host, port), host)
+
+    def seed(self, host: str, port: int) -> Endpoint:
+        """One of the servers that the URL names, reached as it stands there: the map is for what is announced."""
+        assert self.group is not None
+        return self._server(host, port, self.group.announced(host, port))
+
+    def _server(self, host: str, port: int, announced: str) -> Endpoint:
+        tls = self.tls
+        if tls is not None and announced != host:
+            tls = replace(tls, announced=announced)
+        return replace(self, scheme=self.scheme.partition("+")[0], host=host, port=port, tls=tls, group=None)
 
 
 def parse_url(

@@ -9,11 +9,13 @@ from sync.expiry import LOOKED_AT, ExpiryRule
 from sync.fieldexpiry import ALWAYS, OBSERVED, WHEN_USED, FieldRule
 from sync.restore import target_of
 from sync.rewrite import Payloads, Rewriter
-from sync.rules import Adjusted, Dropped, Rules
+from sync.rules import Adjust, Adjusted, Dropped, Rules
 from sync.transform import Transform, compose
 
 _TIMED = frozenset(info.name for info in COMMANDS if info.flags & Flag.RELATIVE)
 _NOSCRIPT = frozenset(info.name for info in COMMANDS if info.flags & Flag.NOSCRIPT)
+_HELLO = b"__sentinel__:hello"
+"""Where Sentinels tell each other, by each server that they watch, of masters (Redis documentation, Sentinel)."""
 
 
 def make_rules(
@@ -31,8 +33,8 @@ def make_rules(
     rules = Rules(
         source_dc=config.source_dc,
         drop=frozenset({config.target_dc, *config.direct}),
-        plain=rewriter.plain() if transform.identity else {},
-        adjust=compose(transform, rewriter),
+        plain=_but_publish(rewriter.plain()) if transform.identity else {},
+        adjust=_without_hello(compose(transform, rewriter)),
         noscript=_NOSCRIPT,
         flush=("stop" if config.two_way else "replay") if config.flush == "auto" else config.flush,
         max_commands=config.batch_commands,
@@ -45,6 +47,23 @@ def make_rules(
     if fields is not None:
         _mind_fields(rules, fields)
     return rules
+
+
+def _but_publish(plain: dict[bytes, int]) -> dict[bytes, int]:
+    return {name: count for name, count in plain.items() if name.upper() != b"PUBLISH"}
+
+
+def _without_hello(inner: Adjust) -> Adjust:
+    """Sentinels' word to one another stays at the source: it enters the stream, and those of a target that call their
+    master by the same name would believe it, take the source's master for theirs and make the target its replica.
+    """
+
+    def adjust(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
+        if len(argv) == 3 and argv[1] == _HELLO and argv[0].upper() == b"PUBLISH":
+            return Dropped("sentinel")
+        return inner(db, argv, received_ms, end)
+
+    return adjust
 
 
 def _mind_expiry(rules: Rules, rewriter: Rewriter, expiry: ExpiryRule) -> None:

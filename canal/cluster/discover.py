@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Final
 
 from canal.asking import asking
@@ -25,7 +24,7 @@ async def discover(endpoint: Endpoint, known: Iterable[Member] = (), *, shards: 
     """
     group = endpoint.group
     assert group is not None and group.kind == "cluster"
-    seeds = [_seed(endpoint, host, port) for host, port in group.seeds]
+    seeds = [endpoint.seed(host, port) for host, port in group.seeds]
     nodes = [node for node in (endpoint.member(one.host, one.port) for one in known) if node not in seeds]
     errors: list[CanalError] = []
     for node in [*seeds, *nodes]:
@@ -64,8 +63,3 @@ async def ask(node: Endpoint, *, shards: bool = False) -> Topology:
     if not topology.masters:
         raise Unready(f"{node.label} knows of no slots that are served: is its cluster up?")
     return topology
-
-
-def _seed(endpoint: Endpoint, host: str, port: int) -> Endpoint:
-    """A seed is reached as the URL says: the address map is for what the cluster announces."""
-    return replace(endpoint, scheme=endpoint.scheme.partition("+")[0], host=host, port=port, group=None)

@@ -70,8 +70,7 @@ async def view_of(endpoint: Endpoint, nodes: Iterable[tuple[str, int]] = ()) -> 
     """
     group = endpoint.group
     assert group is not None
-    scheme = endpoint.scheme.partition("+")[0]
-    places = [replace(endpoint, scheme=scheme, host=host, port=port, group=None) for host, port in group.seeds]
+    places = [endpoint.seed(host, port) for host, port in group.seeds]
     places += [place for place in (endpoint.member(*node) for node in sorted(nodes)) if place not in places]
     errors: list[CanalError] = []
     second: View | None = None

@@ -1,8 +1,9 @@
 """Who serves which slots: the replies of CLUSTER SLOTS and CLUSTER SHARDS as values. No I/O.
 
 Sources of the formats: Redis documentation of CLUSTER SLOTS (host, port, node id, and metadata from 7.0 on) and CLUSTER
-SHARDS (7.0 on). In both a host may be empty, null or ``?``: the node does not know its own, and the one that was asked
-is meant.
+SHARDS (7.0 on). In both a host may be empty or null: the node does not know its own, or is not to say it, and the one
+that was asked is meant. ``?`` (7.0 on): host names are preferred, and this node has announced none, or none that the
+one asked has heard of; its IP, which stands beside, is where it is reached.
 """
 
 from __future__ import annotations
@@ -75,6 +76,20 @@ class Topology:
                 out[first : last + 1] = [shard.master] * (last - first + 1)
         return out
 
+    def redirected(self, error: str, *, fresh: bool = False) -> Member | None:
+        """The master that ``MOVED slot host:port`` or ``ASK …`` means; None when that cannot be told.
+
+        The host may be empty or ``?``, as in the replies above: then the port tells where it is one master's alone, and
+        else, of MOVED, the slot's owner, if this topology is ``fresh``: asked for after the redirection came.
+        """
+        word, slot, address = error.split(" ")[:3]
+        host, _, port = address.rpartition(":")
+        found = [one for one in self.masters if str(one.port) == port]
+        if host not in ("", "?"):
+            return next((one for one in found if host in (one.host, *one.names)), None)
+        owner = self.owners[int(slot)] if fresh and word == "MOVED" else None
+        return found[0] if len(found) == 1 else owner if owner in found else None
+
     @property
     def complete(self) -> bool:
         """Every slot has a master."""
@@ -127,15 +142,14 @@ def parse_shards(reply: Any, asked: str, *, tls: bool = False) -> Topology:
 
 
 def _member(node: Sequence[Any], asked: str) -> Member:
-    host = _host(node[0], asked)
-    names = tuple(
-        _text(value) for value in (_fields(node[3]).values() if len(node) > 3 and node[3] else ()) if _host(value, "")
-    )
+    more = _fields(node[3]) if len(node) > 3 and node[3] else {}
+    host = _host(node[0], asked, more.get("ip"))
+    names = tuple(_text(value) for value in more.values() if _host(value, ""))
     return Member(_text(node[2]) if len(node) > 2 else "", host, int(node[1]), tuple(n for n in names if n != host))
 
 
 def _shard_member(node: dict[str, Any], asked: str, tls: bool) -> Member:
-    host = _host(node.get("endpoint"), asked)
+    host = _host(node.get("endpoint"), asked, node.get("ip"))
     names = tuple(_text(node[name]) for name in ("ip", "hostname") if _host(node.get(name), ""))
     port = node.get("tls-port") if tls and node.get("tls-port") else node.get("port", node.get("tls-port"))
     online = _text(node.get("health", b"online")) != "fail"
@@ -149,8 +163,10 @@ def _fields(flat: Any) -> dict[str, Any]:
     return {_text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
-def _host(value: Any, asked: str) -> str:
+def _host(value: Any, asked: str, ip: Any = None) -> str:
     text = "" if value is None else _text(value)
+    if text == "?" and ip is not None:
+        return _host(ip, asked)
     return asked if text in ("", "?") else text
 
 

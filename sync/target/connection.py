@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import ssl
 import sys
 import termios
 from collections import deque
@@ -17,7 +18,7 @@ from typing import Any, cast
 
 import hiredis
 
-from canal.endpoint import Endpoint, open_connection
+from canal.endpoint import Endpoint, connection_error, open_connection
 from canal.errors import CanalError, Unreachable
 from canal.located import located
 from canal.resp import encode
@@ -47,6 +48,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.closed: CanalError | None = None
         self._reader = hiredis.Reader()
+        self._heard = False
         self._waiting: deque[asyncio.Future[Any] | _Bulk] = deque()
         self._on_data: Callable[[bytes], None] | None = None
         self._on_lost: Callable[[CanalError], None] | None = None
@@ -66,6 +68,7 @@ class Connection(asyncio.Protocol):
             label = self.endpoint.label
             self.close(Unreachable(f"{self.who} {label} sent {len(data)} bytes that nothing had asked for"))
             return
+        self._heard = True
         try:
             self._reader.feed(data)
             while self._waiting and (reply := self._reader.gets()) is not False:
@@ -87,6 +90,9 @@ class Connection(asyncio.Protocol):
             future.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, ssl.SSLError) and not self._heard:  # TLS 1.3 refuses clients after the handshake
+            self._end(connection_error(self.endpoint, exc, 0.0))
+            return
         reason = f": {exc}" if exc else ""
         self._end(Unreachable(f"connection to {self.who} {self.endpoint.label} lost{reason}"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from tests.support.dataset import fill
 from tests.support.links import Link, LinkProcess
 from tests.support.nodes import Site
 from tests.support.process import ROOT, wait_until
+from tests.support.sentinel import SentinelGroup
 from tests.support.servers import Server
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -39,9 +40,9 @@ def rules(what: str, server: Server) -> list[str]:
 
 
 class By:
-    """A server or cluster as its user ``canal-NAME`` reaches it, who may do what the manual says and nothing else."""
+    """A server or more as their user ``canal-NAME`` reaches them, who may do what the manual says and nothing else."""
 
-    def __init__(self, there: Server | Cluster, name: str, *whats: str) -> None:
+    def __init__(self, there: Server | Cluster | SentinelGroup, name: str, *whats: str) -> None:
         self.there, self.name = there, f"canal-{name}"
         for server in servers([there]):
             given = [rule for what in whats for rule in rules(what, server)]
@@ -52,11 +53,14 @@ class By:
         return self.there.url.replace("://", f"://{self.name}:{PASSWORD}@")
 
 
-def servers(those: Iterable[Server | Cluster]) -> list[Server]:
-    return [server for one in those for server in (one.nodes if isinstance(one, Cluster) else [one])]
+def servers(those: Iterable[Server | Cluster | SentinelGroup]) -> list[Server]:
+    def of(one: Server | Cluster | SentinelGroup) -> Sequence[Server]:
+        return [one] if isinstance(one, Server) else one.nodes if isinstance(one, Cluster) else one.servers
+
+    return [server for one in those for server in of(one)]
 
 
-def nothing_refused(*those: Server | Cluster) -> None:
+def nothing_refused(*those: Server | Cluster | SentinelGroup) -> None:
     """No server denied our users anything since it was started."""
     found = []
     for server in servers(those):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -22,6 +22,14 @@ class Certificates:
     client_cert: Path
     client_key: Path
     other_ca: Path
+    ca_key: Path
+
+    def with_names(self, *names: str) -> Certificates:
+        """The same with a server certificate for these alone, each as ``DNS:NAME`` or ``IP:ADDRESS``."""
+        directory = self.ca.parent / "-".join(name.partition(":")[2] for name in names)
+        directory.mkdir(exist_ok=True)
+        cert, key = _signed(directory, "server", self.ca, self.ca_key, ",".join(names))
+        return replace(self, server_cert=cert, server_key=key)
 
 
 def make_certificates(directory: Path) -> Certificates:
@@ -32,7 +40,7 @@ def make_certificates(directory: Path) -> Certificates:
     other_ca, _ = _authority(directory, "other-ca")
     server = _signed(directory, "server", ca, ca_key)
     client = _signed(directory, "client", ca, ca_key)
-    return Certificates(ca, *server, *client, other_ca)
+    return Certificates(ca, *server, *client, other_ca, ca_key)
 
 
 def _authority(directory: Path, name: str) -> tuple[Path, Path]:
@@ -44,12 +52,12 @@ def _authority(directory: Path, name: str) -> tuple[Path, Path]:
     return certificate, key
 
 
-def _signed(directory: Path, name: str, ca: Path, ca_key: Path) -> tuple[Path, Path]:
+def _signed(
+    directory: Path, name: str, ca: Path, ca_key: Path, names: str = "DNS:localhost,IP:127.0.0.1"
+) -> tuple[Path, Path]:
     certificate, key, request = (directory / f"{name}.{suffix}" for suffix in ("crt", "key", "csr"))
     extension = directory / f"{name}.ext"
-    extension.write_text(
-        "subjectAltName=DNS:localhost,IP:127.0.0.1\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
-    )
+    extension.write_text(f"subjectAltName={names}\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
     _openssl("req", *_NEW_KEY, "-keyout", key, "-out", request, "-subj", f"/CN={name}")
     _openssl(
         *("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial"),

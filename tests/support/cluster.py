@@ -23,6 +23,7 @@ import hiredis
 import redis
 
 from canal.cluster import SLOTS, slot_of
+from tests.support.certificates import Certificates
 from tests.support.process import ReservedPort, wait_until
 from tests.support.servers import DEFAULT_VERSION, Server, parse_version
 from tests.support.wire import Argument, Wire
@@ -39,6 +40,11 @@ class Node(Server):
     """A server with a cluster bus. ``bus`` is its port."""
 
     bus: ReservedPort | None = None
+
+    @property
+    def announced(self) -> int:
+        """The port that the cluster's nodes, and clients with TLS where there is TLS, know it by."""
+        return self.tls_port or self.port
 
     def do(self, *words: object) -> Any:
         """A command over the control client; its reply as it is."""
@@ -83,9 +89,10 @@ class Node(Server):
 class Cluster:
     """See the top of this file. Make it with `start`. ``nodes``: the first masters, then their replicas, then more."""
 
-    def __init__(self, version: str, settings: dict[str, Any]) -> None:
+    def __init__(self, version: str, settings: dict[str, Any], tls: Certificates | None = None) -> None:
         self.version = version
         self.settings = settings
+        self.tls = tls
         self.nodes: list[Node] = []
 
     @classmethod
@@ -96,13 +103,15 @@ class Cluster:
         version: str | None = None,
         *,
         slots: list[Iterable[int]] | None = None,
+        tls: Certificates | None = None,
         **settings: object,
     ) -> Self:
         """Start and wait until every node says that all slots are served. ``replicas`` is per master.
 
-        ``slots``: those of each master, by default equal parts in order. ``settings`` are every node's.
+        ``slots``: those of each master, by default equal parts in order. ``settings`` are every node's. With ``tls``
+        (7.0) nodes speak TLS among themselves, too; ``port=0`` leaves the tests only the Unix sockets without it.
         """
-        cluster = cls(version or DEFAULT_VERSION, settings)
+        cluster = cls(version or DEFAULT_VERSION, settings, tls)
         try:
             cluster._form(masters, replicas, slots)
         except BaseException:
@@ -114,7 +123,8 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        scheme = "rediss" if self.tls else "redis"
+        return f"{scheme}+cluster://" + ",".join(f"127.0.0.1:{node.announced}" for node in self.nodes)
 
     @property
     def masters(self) -> list[Node]:
@@ -147,7 +157,7 @@ class Cluster:
             if word not in ("MOVED", "ASK"):
                 raise reply
             port = int(rest[1].rpartition(":")[2])
-            node, asking = next(one for one in self.nodes if one.port == port), word == "ASK"
+            node, asking = next(one for one in self.nodes if port in (one.port, one.tls_port)), word == "ASK"
         raise AssertionError(f"{command!r} is sent in circles")
 
     def each(self, keys: Iterable[str], *command: Argument) -> dict[str, Any]:
@@ -207,7 +217,7 @@ class Cluster:
     def move_keys(slot: int, source: Node, to: Node, keys_at_once: int = 100) -> None:
         """MIGRATE what the slot holds, until it holds nothing."""
         while keys := source.do("CLUSTER", "GETKEYSINSLOT", slot, keys_at_once):
-            words = ["MIGRATE", "127.0.0.1", to.port, "", 0, 60000, "KEYS", *keys]
+            words = ["MIGRATE", "127.0.0.1", to.announced, "", 0, 60000, "KEYS", *keys]
             source.do(*words)
 
     def failover(self, master: Node, *, lossy: bool = True) -> Node:
@@ -286,7 +296,9 @@ class Cluster:
         modern = parse_version(self.version) >= ("redis", (7, 0)) or self.version.startswith("valkey")
         if modern:
             bus = ReservedPort()
-            node = Node.start(self.version, cluster_port=bus.number, **settings)
+            if self.tls is not None:
+                settings = {"tls_cluster": "yes", "tls_replication": "yes", **settings}
+            node = Node.start(self.version, tls=self.tls, cluster_port=bus.number, **settings)
             node.bus = bus
             return node
         if parse_version(self.version)[1] < (6, 2):
@@ -333,7 +345,7 @@ class Cluster:
     def _meet(self, node: Node) -> None:
         first = self.nodes[0]
         bus = [node.bus.number] if node.bus is not None else []
-        first.do("CLUSTER", "MEET", "127.0.0.1", node.port, *bus)
+        first.do("CLUSTER", "MEET", "127.0.0.1", node.announced, *bus)
 
     def _await_known(self) -> None:
         def all_known() -> bool:

@@ -108,6 +108,11 @@ def _secure(tls: Certificates) -> list[str]:
     ]
 
 
+def _public(server: Server) -> int:
+    """The port that Sentinels and replicas know it by."""
+    return server.tls_port or server.port
+
+
 def _replication(server: Server) -> dict[str, Any]:
     """INFO replication; empty while the server cannot be asked (a Sentinel that turns one cuts its clients off)."""
     try:
@@ -140,22 +145,24 @@ class SentinelGroup:
     ) -> Self:
         """Start all of it and wait until the Sentinels know one another and every replica is in step.
 
-        With `tls` (7.0, no replicas) Sentinels speak nothing else, and name the master's TLS port. `more_lines` are
+        With `tls` (7.0) Sentinels and replicas speak nothing else, and name the master's TLS port. `more_lines` are
         added to the Sentinels' configuration.
         """
         directory = Path(tempfile.mkdtemp(prefix="sentinels-"))
         secrets: dict[str, Any] = {"requirepass": password, "masterauth": password} if password else {}
+        if tls is not None:
+            secrets["tls_replication"] = "yes"
         group = cls([], [], directory)
         try:
             for _ in range(1 + replicas):
                 group.servers.append(Server.start(version, tls=tls, **secrets, **settings))
             master = group.servers[0]
             for replica in group.servers[1:]:
-                replica.control.replicaof("127.0.0.1", str(master.port))
+                replica.control.replicaof("127.0.0.1", str(_public(master)))
             lines = [
                 "bind 127.0.0.1",
                 *(_secure(tls) if tls else ["port {port}"]),
-                f"sentinel monitor {NAME} 127.0.0.1 {master.tls_port or master.port} {sentinels // 2 + 1}",
+                f"sentinel monitor {NAME} 127.0.0.1 {_public(master)} {sentinels // 2 + 1}",
                 f"sentinel down-after-milliseconds {NAME} {down_after_ms}",
                 f"sentinel failover-timeout {NAME} 5000",
                 f"sentinel parallel-syncs {NAME} 5",
@@ -189,7 +196,9 @@ class SentinelGroup:
         """The server that most Sentinels name."""
         votes = [self._named(one) for one in self.sentinels if one.process.poll() is None]
         port = max(set(votes), key=votes.count)
-        return next(server for server in self.servers if port in (server.port, server.tls_port))
+        found = [server for server in self.servers if port == _public(server)]
+        assert found, f"the Sentinels name {votes}, the servers are {self.servers} {[_public(s) for s in self.servers]}"
+        return found[0]
 
     def failover(self) -> Server:
         """Ask for one, in order; returns the new master."""
@@ -217,9 +226,9 @@ class SentinelGroup:
     def _moved_from(self, old: Server) -> Server:
         def moved() -> Server | None:
             names = {self._named(one) for one in self.sentinels if one.process.poll() is None}
-            if len(names) != 1 or old.port in names:
+            if len(names) != 1 or _public(old) in names:
                 return None
-            found = next(server for server in self.servers if server.port in names)
+            found = next(server for server in self.servers if _public(server) in names)
             return found if _replication(found).get("role") == "master" else None
 
         return wait_until(moved, 90, "the failover is over")
@@ -241,7 +250,7 @@ class SentinelGroup:
         master = self.master
         for sentinel in self.sentinels:
             if (
-                self._named(sentinel) not in (master.port, master.tls_port)
+                self._named(sentinel) != _public(master)
                 or len(sentinel.ask("SENTINELS", NAME)) < len(self.sentinels) - 1
             ):
                 return False
@@ -249,7 +258,7 @@ class SentinelGroup:
                 return False
         for server in self.servers:
             info = _replication(server)
-            wanted = {"role": "slave", "master_link_status": "up", "master_port": master.port}
+            wanted = {"role": "slave", "master_link_status": "up", "master_port": _public(master)}
             if server is not master and any(info.get(name) != value for name, value in wanted.items()):
                 return False
         return True

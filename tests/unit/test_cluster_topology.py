@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from canal.cluster import SLOTS, parse_shards, parse_slots, slot_of, slot_tag
+from canal.cluster import SLOTS, Member, Shard, Topology, parse_shards, parse_slots, slot_of, slot_tag
 from canal.errors import NotRedis
 
 ID1, ID2, ID3 = b"a" * 40, b"b" * 40, b"c" * 40
@@ -41,6 +41,43 @@ def test_cluster_slots() -> None:
     assert topology.owners[6000] is topology.masters[1]
     assert topology.owners[16383] is None and not topology.complete
     assert topology.shard_of("c" * 40) is topology.shards[0]
+
+
+def test_a_node_without_a_host_name_is_reached_by_its_ip() -> None:
+    """What Redis 7.0 answers with ``cluster-preferred-endpoint-type hostname`` where one node has announced none."""
+    reply = [
+        [0, 8191, [b"one.example", 6379, ID1, [b"ip", b"10.0.0.1"]]],
+        [8192, 16000, [b"?", 6379, ID2, [b"ip", b"10.0.0.2"]]],
+        [16001, 16383, [b"?", 7000, ID3, [b"ip", b""]]],
+    ]
+    topology = parse_slots(reply, "seed")
+    assert [one.host for one in topology.masters] == ["one.example", "10.0.0.2", "seed"]
+    shards = [[b"slots", [0, 16383], b"nodes", [node(ID2, b"master", endpoint=b"?")]]]
+    assert parse_shards(shards, "seed").masters[0].host == "10.0.0.1"
+
+
+def test_whom_redirections_mean() -> None:
+    half = SLOTS // 2
+    one, two = (
+        Member(id_.decode(), f"10.0.0.{number}", 6379, (f"n{number}.example",))
+        for number, id_ in enumerate((ID1, ID2), 1)
+    )
+    three = Member(ID3.decode(), "10.0.0.3", 7000)
+    topology = Topology(
+        (Shard(one, (), ((0, half - 1),)), Shard(two, (), ((half, 16000),)), Shard(three, (), ((16001, SLOTS - 1),)))
+    )
+    for text, meant in [
+        ("MOVED 9000 10.0.0.2:6379", two),
+        ("ASK 9000 n2.example:6379", two),
+        ("ASK 1 ?:7000", three),
+        ("MOVED 1 :7000", three),
+        ("MOVED 9000 other.example:6379", None),
+        ("MOVED 9000 10.0.0.2:6380", None),
+        ("MOVED 9000 ?:6379", None),
+    ]:
+        assert topology.redirected(text) is meant, text
+    assert topology.redirected("MOVED 9000 ?:6379", fresh=True) is two
+    assert topology.redirected("ASK 9000 ?:6379", fresh=True) is None, "an importing node is not the slot's owner"
 
 
 def node(id_: bytes, role: bytes, port: int = 7000, health: bytes = b"online", **more: bytes) -> list[object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from canal.endpoint import Endpoint, TlsOptions, parse_url
@@ -172,6 +174,27 @@ def test_a_group_of_cluster_nodes() -> None:
     assert made.group.kind == "cluster"
     assert made.group.seeds == (("a", 6379), ("::1", 7))
     assert made.label == "redis+cluster://a:6379,[::1]:7"
+
+
+def test_a_mapped_server_may_show_the_name_that_it_announces() -> None:
+    """Those of the URL too, where the map has them; without TLS nobody is asked for a name."""
+    pairs = parse_address_map({"n1.example:6379": "gate:7001", "n2.example": "10.0.0.2"})
+    for scheme in ("redis", "rediss"):
+        endpoint = parse_url(f"{scheme}+cluster://gate:7001,n3.example")
+        assert endpoint.group is not None
+        endpoint = replace(endpoint, group=replace(endpoint.group, address_map=pairs))
+        found = [
+            endpoint.member("n1.example", 6379),
+            endpoint.seed("gate", 7001),
+            endpoint.member("n2.example", 6380),
+            endpoint.seed("10.0.0.2", 6380),
+            endpoint.member("n3.example", 6379),
+            endpoint.seed("n3.example", 6379),
+        ]
+        assert found[::2] == found[1::2], "a server that the URL names is known again"
+        assert [one.address for one in found[::2]] == ["gate:7001", "10.0.0.2:6380", "n3.example:6379"]
+        announced = ["n1.example", "n2.example", None] if scheme == "rediss" else [None] * 3
+        assert [one.tls and one.tls.announced for one in found[::2]] == announced
 
 
 def test_an_address_map_replaces_whole_addresses_first() -> None:

@@ -124,9 +124,8 @@ class ClusterConnection(Connection):
 
     async def _redirected(self, argv: list[bytes], error: str, timeout: float) -> Any:
         for _ in range(_REDIRECTS):
-            word, _, rest = error.partition(" ")
-            conn = await self.at(rest.split(" ")[1])
-            if word == "ASK":
+            conn = await self.at(error)
+            if error.startswith("ASK "):
                 reply = (await conn.calls([[b"ASKING"], argv], timeout))[1]
             else:
                 await self.refresh()
@@ -187,16 +186,15 @@ class ClusterConnection(Connection):
             raise Unready(f"{self.who} {self.endpoint.label}: node {node_id} is no master any more")
         return await self._open(member)
 
-    async def at(self, address: str) -> Connection:
-        """The connection to the node that a redirection names as ``host:port``."""
-        host, _, port = address.rpartition(":")
+    async def at(self, redirection: str) -> Connection:
+        """The connection to the node that MOVED or ASK names."""
         for attempt in range(2):
-            for member in self.topology.masters:
-                if member.port == int(port) and (not host or host in (member.host, *member.names)):
-                    return await self.node(member.id)
+            member = self.topology.redirected(redirection, fresh=attempt > 0)
+            if member is not None:
+                return await self.node(member.id)
             if attempt == 0:
                 await self.refresh()
-        raise Unready(f"{self.who} {self.endpoint.label}: redirected to {address}, which is no master that is known")
+        raise Unready(f"{self.who} {self.endpoint.label}: redirected by {redirection!r}, to no master that is known")
 
     async def _open(self, member: Member) -> Connection:
         conn = await connect(self.endpoint.member(member.host, member.port), who=self.who)

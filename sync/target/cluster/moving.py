@@ -294,12 +294,11 @@ class MovingSlots:
 
     async def _member(self, error: str) -> str | None:
         """The node id that a MOVED or ASK names."""
-        host, _, port = error.split(" ")[2].rpartition(":")
         conn = self._writer.conn
         for attempt in range(2):
-            for member in conn.topology.masters:
-                if member.port == int(port) and (not host or host in (member.host, *member.names)):
-                    return member.id
+            member = conn.topology.redirected(error, fresh=attempt > 0)
+            if member is not None:
+                return member.id
             if attempt == 0:
                 await conn.refresh()
         return None
