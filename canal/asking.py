@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import hiredis
 
-from canal.endpoint import connection_error, open_connection
+from canal.endpoint import lost_unheard, open_connection
 from canal.errors import AuthError, NotRedis, PeerError, Unreachable, Unready
 from canal.resp import encode
 from canal.url import Endpoint
@@ -55,9 +54,8 @@ class Asker(asyncio.Protocol):
             reply = await self._replies.get()
         if reply is _ENDED:
             self._replies.put_nowait(_ENDED)
-            if isinstance(self._lost, ssl.SSLError) and not self._heard:
-                raise connection_error(self._endpoint, self._lost, timeout_s)
-            raise Unreachable(f"{self._label}: the connection was closed")
+            text = f"{self._label}: the connection was closed"
+            raise Unreachable(text) if self._heard else lost_unheard(self._endpoint, self._lost, text)
         if isinstance(reply, NotRedis):
             raise reply
         return reply

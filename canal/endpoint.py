@@ -189,12 +189,29 @@ def connection_error(endpoint: Endpoint, error: BaseException, timeout_s: float)
     return Unreachable(f"{label}: {_describe(error)}")
 
 
+def lost_unheard(endpoint: Endpoint, error: BaseException | None, text: str) -> PeerError:
+    """What it means that a connection ended before its first byte came; ``text``: that it did.
+
+    Of TLS 1.3 the server judges the client's certificate after the handshake. What it says of it may be lost: it hangs
+    up with our first command unread, and then the system throws away what had arrived.
+    """
+    if isinstance(error, ssl.SSLError):
+        return connection_error(endpoint, error, 0.0)
+    if endpoint.tls is None:
+        return Unreachable(text)
+    hint = "want a client certificate" if endpoint.tls.cert is None else "not accept the client certificate"
+    return Unreachable(f"{text} right after the TLS handshake; the server may {hint}")
+
+
 def _tls_error(endpoint: Endpoint, error: ssl.SSLError) -> PeerError:
     reason = getattr(error, "reason", None) or ""  # only what OpenSSL itself raised has one
     if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
         return TlsError(f"{endpoint.label}: the server answered without TLS; use redis:// or the server's TLS port")
     if "CERTIFICATE_REQUIRED" in reason or reason == "SSLV3_ALERT_HANDSHAKE_FAILURE":
         return TlsError(f"{endpoint.label}: the server wants a client certificate; give certificate and key files")
+    if "ALERT" in reason and any(word in reason for word in ("_CA", "CERTIFICATE")):
+        said = reason.partition("ALERT_")[2].lower().replace("_", " ")
+        return TlsError(f"{endpoint.label}: the server does not accept the client certificate: {said}")
     return TlsError(f"{endpoint.label}: TLS failed: {_reason(error)}")
 
 

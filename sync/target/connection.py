@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import ssl
 import sys
 import termios
 from collections import deque
@@ -18,7 +17,7 @@ from typing import Any, cast
 
 import hiredis
 
-from canal.endpoint import Endpoint, connection_error, open_connection
+from canal.endpoint import Endpoint, lost_unheard, open_connection
 from canal.errors import CanalError, Unreachable
 from canal.located import located
 from canal.resp import encode
@@ -90,11 +89,8 @@ class Connection(asyncio.Protocol):
             future.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if isinstance(exc, ssl.SSLError) and not self._heard:  # TLS 1.3 refuses clients after the handshake
-            self._end(connection_error(self.endpoint, exc, 0.0))
-            return
-        reason = f": {exc}" if exc else ""
-        self._end(Unreachable(f"connection to {self.who} {self.endpoint.label} lost{reason}"))
+        text = f"connection to {self.who} {self.endpoint.label} lost" + (f": {exc}" if exc else "")
+        self._end(Unreachable(text) if self._heard else lost_unheard(self.endpoint, exc, text))
 
     def pause_writing(self) -> None:
         self.paused = True

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from canal.endpoint import Endpoint, TlsOptions, control, parse_url
+from canal.errors import PeerError
+from canal.located import answer
+from canal.url import parse_address_map
+from sync.target.connection import connect
 from tests.conftest import StartServer
 from tests.integration.test_least_privilege import MANUAL, By, nothing_refused
-from tests.support.certificates import Certificates
+from tests.support.certificates import Certificates, make_certificates
 from tests.support.cluster import Cluster
 from tests.support.links import RUN, LinkProcess, Reachable
 from tests.support.process import ROOT, wait_until
@@ -100,10 +106,33 @@ def test_mutual_tls_between_clusters(certificates: Certificates, tmp_path: Path)
             assert done.returncode == 0 and "missing" not in done.stdout, done.stdout + done.stderr
         nothing_refused(source, target)
 
-        spare = target.nodes[0]
-        for side, cluster in (("source", source), ("target", target)):
-            line = run_once(tmp_path, side, first_of(cluster).url, spare, *files(side, certificates))
-            assert "the server wants a client certificate; give certificate and key files" in line
+
+async def asked(endpoint: Endpoint) -> None:
+    await answer(endpoint, b"PING")
+
+
+async def connected(endpoint: Endpoint) -> None:
+    conn = await connect(endpoint)
+    try:
+        await conn.call(b"PING")
+    finally:
+        conn.close()
+
+
+@pytest.mark.parametrize("ways", [asked, connected])
+async def test_a_client_certificate_that_is_missing_or_unknown_is_said_so(
+    certificates: Certificates, redis_server: StartServer, tmp_path: Path, ways: Callable[[Endpoint], Awaitable[None]]
+) -> None:
+    """The server says so after the handshake, or hangs up so fast that it can only be guessed."""
+    server = redis_server(tls=certificates, tls_auth_clients="yes")
+    foreign = make_certificates(tmp_path / "foreign")
+    ca, cert, key = str(certificates.ca), str(foreign.client_cert), str(foreign.client_key)
+    with pytest.raises(PeerError, match=r"server (may want|wants) a client certificate"):
+        await ways(parse_url(server.tls_url, tls=TlsOptions(ca)))
+    with pytest.raises(PeerError, match=r"server (may|does) not accept the client certificate"):
+        await ways(parse_url(server.tls_url, tls=TlsOptions(ca, cert, key)))
+    cert, key = str(certificates.client_cert), str(certificates.client_key)
+    await ways(parse_url(server.tls_url, tls=TlsOptions(ca, cert, key)))
 
 
 @pytest.fixture
@@ -192,9 +221,21 @@ def test_names_that_are_announced_and_addresses_that_are_mapped(
         done = command("verify", "--source", source.url, "--target", here.url, *mapped("target"))
         assert done.returncode == 0, done.stdout + done.stderr
 
+        assert asyncio.run(reached_by_control(here.url, words, certificates)) == cluster.nodes[0].tls_port
+
         announce(cluster.nodes[1], "node1.invalid", certificates.with_names("DNS:another.invalid"))
         line = run_once(tmp_path, "source", here.url, redis_server(), *mapped("source"))
         assert "not valid for 'node1.invalid', nor for '127.0.0.1'" in line
+
+
+async def reached_by_control(url: str, words: list[str], certificates: Certificates) -> int:
+    """The TLS port of the server that redis-py's clients for control commands come to."""
+    endpoint = parse_url(url, tls=TlsOptions(str(certificates.ca)))
+    assert endpoint.group is not None
+    pairs = parse_address_map(dict(word.split("=") for word in words))
+    async with control(replace(endpoint, group=replace(endpoint.group, address_map=pairs))) as client:
+        (port,) = (await client.config_get("tls-port")).values()
+        return int(port)
 
 
 def announce(node: Server, name: str, certificates: Certificates) -> None:

@@ -61,6 +61,12 @@ def test_an_encrypted_key_is_refused_without_asking(certificates: Certificates, 
         tls_context(TlsOptions(cert=str(certificates.client_cert), key=str(key)))
 
 
+def alert(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, reason.lower())
+    error.reason = reason
+    return error
+
+
 ENDPOINT = parse_url("rediss://:secret@db.example:1")
 
 
@@ -73,6 +79,9 @@ ENDPOINT = parse_url("rediss://:secret@db.example:1")
         (OSError(113, "No route to host"), Unreachable, "No route to host"),
         (OSError("Multiple exceptions: a, b"), Unreachable, "Multiple exceptions: a, b"),
         (ssl.SSLError(1, "[SSL: UNSUPPORTED_PROTOCOL] unsupported protocol (_ssl.c:1)"), TlsError, "TLS failed"),
+        (alert("TLSV1_ALERT_UNKNOWN_CA"), TlsError, "does not accept the client certificate: unknown ca"),
+        (alert("SSLV3_ALERT_CERTIFICATE_EXPIRED"), TlsError, "does not accept the client certificate: certificate exp"),
+        (alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"), TlsError, "wants a client certificate"),
     ],
 )
 def test_what_a_failed_connection_means(error: OSError, kind: type[Exception], words: str) -> None:
