@@ -23,8 +23,10 @@ LIMIT: Final = 2
 ANY: Final = 0
 SET_AT: Final = -(1 << 24) - 1
 KEY_AT: Final = -(1 << 24) - 2
+SIZE_AT: Final = -(1 << 25)
 """What `scan` demands of a command besides its name, where it is no exact number of arguments: nothing; SET with a
-value, or with PXAT and a deadline after it; a key and a deadline (PEXPIREAT without conditions)."""
+value, or with PXAT and a deadline after it; a key and a deadline (PEXPIREAT without conditions); SIZE_AT - n, that its
+first argument has not n bytes."""
 
 MAX_ARGUMENTS: Final = 1 << 24
 MAX_BULK: Final = 1 << 30
@@ -72,8 +74,9 @@ def scan(
     """Step over whole commands in ``buf[pos:end]`` whose names are in ``plain``.
 
     ``plain`` maps a name, spelled exactly, to the argument count that it must have (the name counts), -n for fewer than
-    n, or ANY, SET_AT, KEY_AT. A command whose first argument is in ``watch`` is special, and one that reaches beyond
-    index ``stop`` (there stands something that must be looked at).
+    n, or ANY, SET_AT, KEY_AT, or SIZE_AT - n: special where the first argument has n bytes. A command whose first
+    argument is in ``watch`` is special, and one that reaches beyond index ``stop`` (there stands something that must be
+    looked at).
     Returns (index after the last command stepped over, number of commands, why it stopped). Raises ProtocolError with
     the index where no command can stand.
     """
@@ -170,6 +173,8 @@ def scan(
         if at > far:
             return int(here), int(count), SPECIAL
         if wanted == SET_AT and argc == 5 and not is_pxat(buf, option_at, option_size):
+            return int(here), int(count), SPECIAL
+        if wanted <= SIZE_AT and key_size == SIZE_AT - wanted:
             return int(here), int(count), SPECIAL
         if watch is not None and argc > 1 and buf[int(key_at) : int(key_at + key_size)] in watch:
             return int(here), int(count), SPECIAL

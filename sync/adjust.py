@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from canal.commands import COMMANDS, Flag, ServerKind
+from canal.framing import SIZE_AT
 from sync.config import LinkConfig
 from sync.converge import FLOWING
 from sync.expiry import LOOKED_AT, ExpiryRule
@@ -33,7 +34,7 @@ def make_rules(
     rules = Rules(
         source_dc=config.source_dc,
         drop=frozenset({config.target_dc, *config.direct}),
-        plain=_but_publish(rewriter.plain()) if transform.identity else {},
+        plain=_but_hello(rewriter.plain()) if transform.identity else {},
         adjust=_without_hello(compose(transform, rewriter)),
         noscript=_NOSCRIPT,
         flush=("stop" if config.two_way else "replay") if config.flush == "auto" else config.flush,
@@ -49,8 +50,9 @@ def make_rules(
     return rules
 
 
-def _but_publish(plain: dict[bytes, int]) -> dict[bytes, int]:
-    return {name: count for name, count in plain.items() if name.upper() != b"PUBLISH"}
+def _but_hello(plain: dict[bytes, int]) -> dict[bytes, int]:
+    """PUBLISH passes as it is, but on channels whose name is as long as that of Sentinels."""
+    return {name: SIZE_AT - len(_HELLO) if name.upper() == b"PUBLISH" else code for name, code in plain.items()}
 
 
 def _without_hello(inner: Adjust) -> Adjust:

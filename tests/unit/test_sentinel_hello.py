@@ -31,3 +31,5 @@ def test_hello_stays_at_the_source(tmp_path: Path, two_way: bool, spelling: byte
     assert b"".join(piece.raw for unit in units for piece in unit.pieces) == encode(news) * 2
     assert reader.counters.filtered == {"sentinel": 2}
     assert reader.position == len(stream)
+    (unit,) = reader.feed(len(stream), encode(news) * 3, 0)
+    assert unit.count == 3, "other channels are not looked at one by one"
