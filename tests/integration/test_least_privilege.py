@@ -196,6 +196,6 @@ def test_doctor_comparison_repair_and_turn(site: Site, redis_server: StartServer
     assert found.returncode == 1 and "k7" in found.stdout, found.stdout + found.stderr
     site.cli("task", "verify", "sh-bj", "--repair", "--yes", "--wait", "--pause", "0.2")
     wait_equal(a, b)
-    site.cli("task", "reverse", "sh-bj", "--pause-writes", "--yes", "--timeout", "60")
+    site.cli("task", "reverse", "sh-bj", "--pause-writes", "--yes", "--timeout", "30")
     site.wait_state("bj-sh", "streaming", 60)
     nothing_refused(a, b)

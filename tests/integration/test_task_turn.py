@@ -38,7 +38,7 @@ def test_reverse_and_back_again(site: Site, pair: tuple[Server, Server]) -> None
     source, target = pair
     site.create("sh-bj", source, target)
     source.client().incr("k7")
-    done = site.cli("task", "reverse", "sh-bj", "--yes", "--pause-writes", "--timeout", "60")
+    done = site.cli("task", "reverse", "sh-bj", "--yes", "--pause-writes", "--timeout", "30")
     assert "equal: 201 keys" in done.stderr or "equal: 200 keys" in done.stderr
     assert "bj-sh is streaming, without a snapshot" in done.stderr
     assert site.describe("sh-bj")["desired"] == "stopped"
