@@ -1,10 +1,9 @@
-"""How a server is reached: TLS, connections for our own protocols, redis-py clients for control commands."""
+"""How a server is reached: TLS, and connections for our own protocols."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import inspect
 import os
 import socket
 import ssl
@@ -12,33 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from redis import exceptions as theirs
-from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, UnixDomainSocketConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
-from canal.errors import AuthError, ConfigError, NotRedis, PeerError, TlsError, Unreachable, Unready
+from canal.errors import ConfigError, PeerError, TlsError, Unreachable
 from canal.url import Endpoint, TlsOptions, parse_url
 
 __all__ = [
     "Endpoint",
     "TlsOptions",
     "connection_error",
-    "control",
-    "control_error",
     "open_connection",
     "parse_url",
     "tls_context",
 ]
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
-
-# redis-py names itself to the server (CLIENT SETINFO) unless told not to; the option was renamed in redis-py 7.
-_PARAMETERS = inspect.signature(AbstractConnection.__init__).parameters
-_NO_LIB_NAME: dict[str, Any] = (
-    {"driver_info": None} if "driver_info" in _PARAMETERS else {"lib_name": None, "lib_version": None}
-)
 
 
 def serving_context(cert: str, key: str | None, client_ca: str | None) -> ssl.SSLContext:
@@ -117,10 +102,10 @@ async def open_connection(
         raise connection_error(endpoint, error, timeout_s) from None
 
 
-_OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
 
-def _names(tls: TlsOptions, host: str) -> tuple[str, ...]:
+def certificate_names(tls: TlsOptions, host: str) -> tuple[str, ...]:
     """For which names a certificate is accepted, in the order in which they are tried, a handshake each."""
     if tls.server_name is not None:
         return (tls.server_name,)
@@ -138,7 +123,7 @@ async def _connect(
     names: tuple[str | None, ...] = (None,)
     if endpoint.tls is not None:
         secure = {"ssl": tls_context(endpoint.tls), "ssl_handshake_timeout": timeout_s}
-        names = _names(endpoint.tls, endpoint.host)
+        names = certificate_names(endpoint.tls, endpoint.host)
     async with asyncio.timeout(timeout_s * 2 if secure else timeout_s):
         for name in names:
             try:
@@ -147,7 +132,7 @@ async def _connect(
                 )
                 break
             except ssl.SSLCertVerificationError as error:
-                if name == names[-1] or error.verify_code not in _OTHER_NAME:
+                if name == names[-1] or error.verify_code not in OTHER_NAME:
                     raise
     sock = transport.get_extra_info("socket")
     if sock is None:  # of a transport that is closed already
@@ -167,7 +152,7 @@ def connection_error(endpoint: Endpoint, error: BaseException, timeout_s: float)
     if isinstance(error, ssl.SSLCertVerificationError):
         tls = endpoint.tls
         both = tls is not None and tls.announced is not None and tls.server_name is None
-        nor = f", nor for {endpoint.host!r}" if both and error.verify_code in _OTHER_NAME else ""
+        nor = f", nor for {endpoint.host!r}" if both and error.verify_code in OTHER_NAME else ""
         return TlsError(
             f"{label}: the server's certificate was not accepted: {error.verify_message.rstrip('.')}{nor}; "
             f"give the CA file that signed it, or the name it was made for, or switch verification off"
@@ -218,105 +203,3 @@ def _tls_error(endpoint: Endpoint, error: ssl.SSLError) -> PeerError:
 def _describe(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(text)
-
-
-class _TlsConnection(Connection):
-    """redis-py's TCP connection with a context and server names of ours: it has no option for the latter."""
-
-    def __init__(self, *, endpoint: Endpoint, context: ssl.SSLContext | None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._endpoint, self._context = endpoint, context
-        self._member, self._name = endpoint, ""
-
-    async def _connect(self) -> None:
-        tls = self._member.tls
-        if tls is None:
-            await super()._connect()  # type: ignore[no-untyped-call]
-            return
-        *first, last = _names(tls, self._member.host)
-        for self._name in first:
-            try:
-                await super()._connect()  # type: ignore[no-untyped-call]
-                return
-            except ssl.SSLCertVerificationError as error:
-                if error.verify_code not in _OTHER_NAME:
-                    raise
-        self._name = last
-        await super()._connect()  # type: ignore[no-untyped-call]
-
-    def _connection_arguments(self) -> dict[str, Any]:
-        arguments: dict[str, Any] = {**super()._connection_arguments()}
-        if self._context is not None:
-            arguments |= {"ssl": self._context, "server_hostname": self._name}
-        return arguments
-
-
-class _LocatedConnection(_TlsConnection):
-    """The same, perhaps without TLS, to whichever server of a group is meant when it connects."""
-
-    async def _connect(self) -> None:
-        from canal.located import located  # which asks servers, over the clients made here
-
-        self._member = await located(self._endpoint)
-        self.host, self.port = self._member.host, self._member.port
-        await super()._connect()
-
-
-def control(endpoint: Endpoint, *, timeout_s: float = 10.0, client_name: str | None = None) -> Redis:
-    """A redis-py client for control commands only (INFO, SCAN, CLIENT …), replies as bytes.
-
-    Retries are off: redis-py's default would deliver a command whose connection broke up to eleven times. Close it
-    with ``aclose()``. Its errors are redis-py's own; ``control_error`` says what they mean.
-    """
-    kwargs: dict[str, Any] = {
-        "username": endpoint.username,
-        "password": endpoint.password,
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "retry": Retry(NoBackoff(), 0),
-        **_NO_LIB_NAME,
-        "client_name": client_name,
-        "protocol": 2,
-    }
-    if endpoint.path is not None:
-        kwargs.update(connection_class=UnixDomainSocketConnection, path=endpoint.path)
-    elif endpoint.group is not None or endpoint.tls is not None:
-        context = None if endpoint.tls is None else tls_context(endpoint.tls)
-        kind = _TlsConnection if endpoint.group is None else _LocatedConnection
-        kwargs.update(host=endpoint.host, port=endpoint.port, connection_class=kind, endpoint=endpoint, context=context)
-    else:
-        kwargs.update(host=endpoint.host, port=endpoint.port, connection_class=Connection)
-    return Redis.from_pool(ConnectionPool(**kwargs))
-
-
-_NOT_NOW = (
-    theirs.BusyLoadingError,
-    theirs.MasterDownError,
-    theirs.ClusterDownError,
-    theirs.TryAgainError,
-    theirs.ReadOnlyError,
-)
-_NOT_NOW_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "OOM", "UNKILLABLE")
-
-
-def control_error(endpoint: Endpoint, error: theirs.RedisError | OSError, timeout_s: float = 10.0) -> PeerError:
-    """What an error of a ``control`` client means, in our tree; PeerError itself when the command was refused."""
-    label = endpoint.label
-    if isinstance(error, OSError):
-        return connection_error(endpoint, error, timeout_s)
-    if isinstance(error, theirs.NoPermissionError):
-        return AuthError(f"{label}: the user lacks a permission: {error}")
-    if isinstance(error, theirs.AuthenticationError | theirs.AuthenticationWrongNumberOfArgsError):
-        return AuthError(f"{label}: {error}")
-    if isinstance(error, _NOT_NOW) or str(error).startswith(_NOT_NOW_CODES):
-        return Unready(f"{label}: not now: {error}")
-    if isinstance(error, theirs.InvalidResponse):
-        return NotRedis(f"{label}: no Redis answers there: {error}")
-    if str(error).startswith("DENIED"):
-        return AuthError(f"{label}: the server's protected mode lets only local clients in")
-    if isinstance(error, theirs.ConnectionError | theirs.TimeoutError):
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, OSError) and not isinstance(cause, ConnectionResetError):
-            return connection_error(endpoint, cause, timeout_s)
-        return Unreachable(f"{label}: {error}")
-    return PeerError(f"{label}: {error}")

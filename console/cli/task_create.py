@@ -97,7 +97,7 @@ def _eviction_policy(side: str, config: SideConfig, access: Access) -> str:
     """The server's maxmemory-policy, '' where it does not say or can never evict (no maxmemory)."""
     import asyncio
 
-    from canal.endpoint import control
+    from canal.control import control
     from canal.errors import Unreachable
     from node.config.secrets import resolve
 

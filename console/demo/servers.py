@@ -16,7 +16,8 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from canal.endpoint import control, parse_url
+from canal.control import control
+from canal.endpoint import parse_url
 from canal.errors import CanalError, ConfigError
 from console.demo import children
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from canal.endpoint import connection_error, control
+from canal.control import control
+from canal.endpoint import connection_error
 from canal.errors import CanalError
 from console.web.answers import ApiError
 from node.config.loader import explain

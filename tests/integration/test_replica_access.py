@@ -13,7 +13,8 @@ import pytest
 import redis
 import uvloop
 
-from canal.endpoint import Endpoint, TlsOptions, control, control_error, open_connection, parse_url
+from canal.control import control, control_error
+from canal.endpoint import Endpoint, TlsOptions, open_connection, parse_url
 from canal.errors import AuthError, CanalError, NotRedis, PeerError, TlsError, Unreachable, Unready
 from canal.replica import Replica, Timing
 from tests.conftest import StartServer

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from canal import sentinel as product
-from canal.endpoint import Endpoint, control, parse_url
+from canal.control import control
+from canal.endpoint import Endpoint, parse_url
 from canal.errors import AuthError, PeerError, Unready
 from canal.located import located
 from tests.conftest import StartServer

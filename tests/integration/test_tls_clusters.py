@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from canal.endpoint import Endpoint, TlsOptions, control, parse_url
+from canal.control import control
+from canal.endpoint import Endpoint, TlsOptions, parse_url
 from canal.errors import PeerError
 from canal.located import answer
 from canal.url import parse_address_map

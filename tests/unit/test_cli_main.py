@@ -148,6 +148,17 @@ def test_help_imports_nothing_heavy() -> None:
     assert "redis-canal" in done.stdout
 
 
+def test_a_link_imports_no_library_that_it_does_not_use() -> None:
+    """A quarter of a link's start, and 7 MB of it, were redis-py, which asks on behalf of people alone."""
+    code = (
+        "import sys, console.cli.run, console.cli.foreground, sync.link\n"
+        "heavy = {'redis', 'rich', 'yaml', 'pydantic', 'kazoo', 'starlette'}\n"
+        "sys.stderr.write(','.join(sorted(heavy & set(sys.modules))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_a_reader_that_goes_away_is_not_an_error_message() -> None:
     code = (
         "import sys, os\n"
