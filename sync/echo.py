@@ -266,6 +266,7 @@ class Echoer:
                     self.stranger = None not in (self.trusted, run_id) and run_id != self.trusted
                     if self.stranger:
                         conn.close()  # nobody has looked yet whether it has lost anything
+                        await asyncio.sleep(_HOLD_S * 5)  # keys may be asked for all the time
                         await self._woken(_AGAIN_S)
                         continue
                     await self._round(conn)
