@@ -184,8 +184,8 @@ def lost_unheard(endpoint: Endpoint, error: BaseException | None, text: str) -> 
         return connection_error(endpoint, error, 0.0)
     if endpoint.tls is None:
         return Unreachable(text)
-    hint = "want a client certificate" if endpoint.tls.cert is None else "not accept the client certificate"
-    return Unreachable(f"{text} right after the TLS handshake; the server may {hint}")
+    wants, refuses = "the server may want a client certificate", "the server may not accept the client certificate"
+    return Unreachable(f"{text} right after the TLS handshake; {wants if endpoint.tls.cert is None else refuses}")
 
 
 def _tls_error(endpoint: Endpoint, error: ssl.SSLError) -> PeerError:

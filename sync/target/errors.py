@@ -38,6 +38,11 @@ def is_transient(text: str) -> bool:
     return text.startswith(TRANSIENT + PERMISSION) or "command not allowed when used memory" in text
 
 
+def is_of_keys(text: str) -> bool:
+    """True when the user may run the command, but not on these keys: a rule that stays, where ours are permitted."""
+    return text.startswith("NOPERM") and " key" in text
+
+
 def classify(text: str, doing: str, who: str = "target") -> CanalError:
     """The exception for an error reply; ``doing`` says what was asked, for the message."""
     if text.startswith(PERMISSION):

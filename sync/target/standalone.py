@@ -32,7 +32,7 @@ from sync.render import EXEC, MULTI, RAW, Failures, Form, Rendered, render, scri
 from sync.sendwindow import SendWindow
 from sync.tag import Tagger
 from sync.target.connection import MAX_REPLY, Connection
-from sync.target.errors import classify, is_transient
+from sync.target.errors import classify, is_of_keys, is_transient
 
 _LONG: Final = 1 << 20
 _TEXT: Final = 1000  # of an error that is passed on
@@ -433,7 +433,8 @@ class Writer:
         """EXECABORT: nothing was applied; the errors at queueing tell why."""
         texts = [(i - 1, str(one)) for i, one in enumerate(replies[:-1]) if isinstance(one, hiredis.ReplyError)]
         own = flight.rendered.own
-        lasting = [(i, text) for i, text in texts if not is_transient(text)]
+        ours = any(i < 0 or i in own for i, _ in texts)
+        lasting = [(i, text) for i, text in texts if not is_transient(text) or (is_of_keys(text) and not ours)]
         if not lasting or lasting[0][0] < 0:
             reason = texts[0][1] if texts else str(replies[-1])
             self._fail(Unready(f"target refused a transaction: {reason}"))
