@@ -80,6 +80,7 @@ def with_crc(body: bytes) -> bytes:
 SMALL = [path for path in FILES if path.stat().st_size < 1500]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SMALL, ids=[f"{path.parent.name}/{path.stem}" for path in SMALL])
 def test_truncated_at_every_byte(path: Path) -> None:
     data = path.read_bytes()
@@ -90,6 +91,7 @@ def test_truncated_at_every_byte(path: Path) -> None:
         assert error.offset == size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_flipped_bytes(path: Path) -> None:
     """With the checksum made right again, so that the damage itself is met."""

@@ -88,6 +88,7 @@ def test_the_next_release_writes_what_this_one_reads(
     assert read(), "unswitched, it can be rolled back"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_once_switched_this_one_refuses_and_the_next_still_reads_the_older(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -135,6 +135,7 @@ def test_cat_takes_the_database_from_the_mark(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out == f"{offsets[31]}  2026-09-21T14:13:51.000Z  db 7  INCR n\n"
 
 
+@pytest.mark.slow
 def test_cat_reads_commands_longer_than_a_chunk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     value = os.urandom(5 << 18)
     offsets = write(tmp_path, [[b"SET", b"big", value], [b"DEL", b"big"]])

@@ -296,6 +296,7 @@ print(json.dumps(told))
 """
 
 
+@pytest.mark.slow
 def test_full_and_read_only_file_system(tmp_path: Path) -> None:
     """With a real file system of 2 MB in a mount namespace of its own."""
     unshare = shutil.which("unshare")

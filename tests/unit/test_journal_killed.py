@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from canal.journal.journal import Journal
 from tests.support.effort import share
 
@@ -81,6 +83,7 @@ def killed_after(directory: Path, fsync: str, seed: int, seconds: float) -> int:
     return min(durable)
 
 
+@pytest.mark.slow
 def test_killed_writers_leave_a_prefix(tmp_path: Path) -> None:
     """The same journal, killed again and again, written on by the next."""
     moments = random.Random(3)

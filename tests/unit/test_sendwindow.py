@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+import pytest
+
 from sync.sendwindow import LEAST, MOST, SendWindow
 
 MB = 1_000_000
@@ -27,6 +29,7 @@ def behind(window: SendWindow, rtt_s: float, bytes_per_second: float, seconds: f
     return done / (seconds / 2)
 
 
+@pytest.mark.slow
 def test_a_long_line_is_filled() -> None:
     for rtt_s, rate in ((0.05, 30 * MB), (0.05, 200 * MB), (0.2, 30 * MB), (0.2, 90 * MB)):
         assert behind(SendWindow(rtt_s), rtt_s, rate, 60) > 0.9 * rate

@@ -29,6 +29,7 @@ async def test_nothing_but_the_login_is_open(tmp_path: Path, item: Operation) ->
         assert answer.status_code == 401 and answer.json()["error"]["code"] == "unauthenticated"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("item", WRITES, ids=lambda i: f"{i.method} {i.path}")
 async def test_a_reader_changes_nothing_and_a_change_needs_the_csrf_token(tmp_path: Path, item: Operation) -> None:
     with coordinator(tmp_path) as there:
