@@ -220,6 +220,19 @@ class Cluster:
             words = ["MIGRATE", "127.0.0.1", to.announced, "", 0, 60000, "KEYS", *keys]
             source.do(*words)
 
+    def migrate_slots(self, slots: range, source: Node, to: Node) -> None:
+        """Move a run of slots by the servers' own migration (Valkey 9 on): all of it changes hands at once."""
+        source.do("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slots[0], slots[-1], "NODE", to.id)
+
+        def job() -> dict[bytes, Any]:
+            last = source.do("CLUSTER", "GETSLOTMIGRATIONS")[0]
+            return dict(zip(last[::2], last[1::2], strict=True))
+
+        ended = (b"success", b"failed", b"cancelled")
+        found = wait_until(lambda: found if (found := job())[b"state"] in ended else None, 60, "the slots have moved")
+        assert found[b"state"] == b"success", found
+        wait_until(lambda: slots[0] in to.serves(), 60, "the taker serves them")
+
     def failover(self, master: Node, *, lossy: bool = True) -> Node:
         """Have a replica take over: kill -9 and wait, or (``lossy=False``) CLUSTER FAILOVER. The new master."""
         heirs, slots = self.replicas_of(master), master.serves()
