@@ -135,12 +135,13 @@ class WaitingCount:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._files = [directory / name for name in (FILE_NAME, SETTLED_NAME)]  # asked for many times a second
         self._seen: tuple[object, ...] = ()
         self._count = 0
 
     def value(self) -> int:
         """The number now; the last known one while a file cannot be read."""
-        stamps = tuple(_stamp(self._directory / name) for name in (FILE_NAME, SETTLED_NAME))
+        stamps = tuple(map(_stamp, self._files))
         if stamps != self._seen:
             try:
                 self._count = sum(1 for letter in read_letters(self._directory) if letter.settled is None)
