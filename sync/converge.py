@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from typing import Final
 
@@ -109,13 +109,16 @@ class Converge:
         self.fields: FieldRule | None = None  # likewise
         self.past = ""  # for the tags: where another node would have to read from
         self.snapshot_seen = ""  # what the RDB's own tags say, once they were met
+        self.lacking: Callable[[], bool] = lambda: False  # does the target lack writes that a reunion will bring?
         self._config = config
         self._status = status
         self._log = ConflictLog(config.state_dir)
         self.echoes = Echoes(config, status, self._echoed)
+        self.echoes.target.lacks = lambda: self.lacking()
         mapping = TaskMapping(Transform(config.transform))
         differs = partial(self.differs, reason="reply lost")
-        self._doubts = Doubts(config, status, mapping, differs, self.never_rests, self._of_third)
+        wait = lambda: self.lacking()  # noqa: E731
+        self._doubts = Doubts(config, status, mapping, differs, self.never_rests, self._of_third, wait)
         self._next_tick = 0.0
         self._next_save = 0.0
         self._saved: tuple[int, int] | None = None

@@ -19,6 +19,7 @@ from typing import Final
 from canal.errors import CanalError
 from sync.config import LinkConfig
 from sync.homes import Place
+from sync.reunion import reunion_due_into
 from sync.status import LinkStatus
 from sync.verify.flow import Flow
 from sync.verify.look import Looks, Suspect
@@ -56,7 +57,9 @@ class _Doubt:
 class Doubts:
     """``await run()`` beside a link. ``differs`` is told of keys that are in dispute, ``restless`` of those that change
     from look to look, so that it cannot be said. ``of_third``: keys on which another datacenter decides, whose writes
-    one of these two may get later than the other.
+    one of these two may get later than the other. ``wait``: is there a reunion of this link still to come? Until then,
+    and while one of the link back is due, nothing is said: what differs was not written twice, one side lacks it, and
+    the reunion knows which (`sync.reunion`).
     """
 
     def __init__(
@@ -67,8 +70,10 @@ class Doubts:
         differs: Callable[[list[Place]], None],
         restless: Callable[[list[Place]], None],
         of_third: Callable[[Place], bool] = lambda place: False,
+        wait: Callable[[], bool] = lambda: False,
     ) -> None:
         self._config, self._status, self._mapping = config, status, mapping
+        self._wait = wait
         self._differs, self._restless, self._of_third = differs, restless, of_third
         self._keys: dict[Place, _Doubt] = {}
         self._pause_s = _PAUSE_S
@@ -113,12 +118,16 @@ class Doubts:
 
     async def _look(self, pair: Pair) -> None:
         """One look at some of them, after what was on its way is applied."""
+        if self._wait() or await reunion_due_into(pair.first):
+            return
         goal = self._status.source_offset
         settled = await Flow(pair).settle(_PAUSE_S)
         if not settled or self._status.applied_offset < goal or self._status.state != "streaming":
             return
         places = list(islice(self._keys, _AT_ONCE))
         found = {(one.db, one.key): one for one in await Looks(pair, Options(), self._mapping).at(places)}
+        if self._wait() or await reunion_due_into(pair.first):  # it began meanwhile, so what was found is of its making
+            return
         disputed, restless, now = [], [], time.monotonic()
         for place in places:
             doubt = self._keys.pop(place)

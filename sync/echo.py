@@ -37,6 +37,7 @@ BIG_BYTES: Final = 64 << 20
 _AT_ONCE: Final = 100
 _HOLD_S: Final = 0.02
 _AGAIN_S: Final = 1.0
+_LACKS_S: Final = 0.2
 _IDLE_S: Final = 10.0
 """A connection on which nothing has been echoed for so long is closed."""
 
@@ -210,6 +211,7 @@ class Echoer:
     A key that is asked for again before its turn is echoed once. ``per_second``: keys at most. ``on_echoed`` is told of
     each key. A server that cannot be reached keeps the keys waiting: they are never dropped. ``trusted``: the run id of
     the server whose state may be echoed, None for any; at another one, which was restarted or took over, keys wait.
+    ``lacks``: does the server lack writes of others that will be brought by other means? Its keys wait as well.
     """
 
     endpoint: Endpoint
@@ -221,6 +223,7 @@ class Echoer:
     suspended: bool = False  # keys wait, nothing is echoed
     trusted: str | None = None
     stranger: bool = False  # keys wait because the server is not the trusted one
+    lacks: Callable[[], bool] = lambda: False
     last_error: str | None = None
     _wanted: dict[Place, None] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -258,6 +261,9 @@ class Echoer:
                     if not await self._woken(None if conn is None else _IDLE_S) and conn is not None:
                         conn.close()
                         conn = None
+                    continue
+                if self.lacks():
+                    await asyncio.sleep(_LACKS_S)
                     continue
                 try:
                     if conn is None or conn.closed is not None:

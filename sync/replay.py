@@ -126,7 +126,8 @@ class Replay:
         self.rollback: Rollback | None = None
         self._known: Position | None = None  # two ways: committed at the target, and read back
         if self._converge is not None and config.snapshot.existing == "home":
-            self.reunion = Reunion(config, status, self._converge.homes)
+            reunion = self.reunion = Reunion(config, status, self._converge.homes)
+            self._converge.lacking = lambda: reunion.due
             self.rollback = Rollback(config, status, self.reunion, self._converge.echoes)
         self._key = checkpoint_key(config.task, config.shard)
         self._word = secrets.token_hex(8)  # of this writer alone
@@ -382,6 +383,8 @@ class Replay:
                 deadlines.snapshot_begins()
             if self._converge is not None:
                 self._converge.snapshot_seen = ""
+            if capture.generation != generation or capture.spool.position != start:
+                raise Superseded("the snapshot broke off, or another began, before it could be applied")
             run = self._snapshot_run(session, checkpoint, target, barren)
             if self.reunion is not None and not run.first and not barren:
                 await self._begin_reunion(self.reunion)

@@ -39,7 +39,7 @@ from sync.verify.flow import SLACK_BYTES, Flow
 from sync.verify.mapping import TaskMapping
 from sync.verify.repair import Remedy, Where, repair
 from sync.verify.report import Difference, Options
-from sync.verify.side import Pair
+from sync.verify.side import Pair, Side
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,13 @@ def reunion_key(task: str, shard: str) -> bytes:
 def rollback_key(datacenter: str) -> bytes:
     """The reserved key at a healthy side that says that ``datacenter`` was rolled back, and why (`sync.rollback`)."""
     return _ROLLED_BACK + datacenter.encode()
+
+
+async def reunion_due_into(side: Side) -> bool:
+    """Is a reunion due for a link into this side, which then lacks writes of the other? Raises Unreachable."""
+    (links,) = await side.ask(0, [[b"SMEMBERS", INDEX]])
+    marks = [name for name in links if name.startswith(_KEY)]
+    return any(await side.ask(0, [[b"EXISTS", name] for name in marks])) if marks else False
 
 
 class _BackIsAway(CanalError):
@@ -206,17 +213,10 @@ class Reunion:
         while True:
             behind = await flow.back_behind()
             if behind is not None and behind <= SLACK_BYTES:
-                return not await self._back_reunites(pair)
+                return not await reunion_due_into(pair.first)
             if time.monotonic() > until:
                 return False
             await asyncio.sleep(_LOOK_S)
-
-    async def _back_reunites(self, pair: Pair) -> bool:
-        """Is a reunion due for a link into the source, which then was lost, too?"""
-        (links,) = await pair.first.ask(0, [[b"SMEMBERS", INDEX]])
-        marks = [name for name in links if name.startswith(_KEY)]
-        found = await pair.first.ask(0, [[b"EXISTS", name] for name in marks])
-        return any(found)
 
     def _winner(self, whole: bool) -> Callable[[Difference], Where]:
         sides = (self._config.source_dc, self._config.target_dc)

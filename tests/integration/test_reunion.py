@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from canal.endpoint import parse_url
+from canal.errors import Unready
 from sync.config import LinkConfig
+from sync.doubts import Doubts
 from sync.homes import Homes
 from sync.reunion import Reunion, reunion_key
 from sync.status import LinkStatus
 from sync.verify import Options, compare
+from sync.verify.side import Pair
 from tests.conftest import StartServer
 from tests.support.links import Link
 from tests.support.process import wait_until
@@ -27,12 +30,15 @@ pytestmark = pytest.mark.servers
 class Sides:
     """Two datacenters, a link each way; `cut` and `mend` the way between one link and its source."""
 
-    def __init__(self, a: Server, b: Server, directory: Path, proxy: Callable[[Server], Proxy]) -> None:
+    def __init__(
+        self, a: Server, b: Server, directory: Path, proxy: Callable[[Server], Proxy], home: tuple[str, ...] = ("hash",)
+    ) -> None:
         self.a, self.b = a, b
+        two = {"two_way": True, "home": home}
         self.doors = {"ab": proxy(a), "ba": proxy(b)}
         self.links = {
-            "ab": Link(self.doors["ab"], b, directory, task="ab", source_dc="a", target_dc="b", two_way=True),
-            "ba": Link(self.doors["ba"], a, directory, task="ba", source_dc="b", target_dc="a", two_way=True),
+            "ab": Link(self.doors["ab"], b, directory, task="ab", source_dc="a", target_dc="b", **two),
+            "ba": Link(self.doors["ba"], a, directory, task="ba", source_dc="b", target_dc="a", **two),
         }
         for link in self.links.values():
             link.start()
@@ -214,3 +220,59 @@ async def test_a_node_that_takes_over_goes_on_with_a_reunion(redis_server: Start
 
 def _asked(server: Server) -> int:
     return int(server.info("commandstats")["cmdstat_exists"]["calls"])
+
+
+def test_a_side_that_lacks_writes_does_not_win_before_both_were_compared(
+    redis_server: StartServer,
+    tmp_path: Path,
+    proxy: Callable[[Server], Proxy],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """b lacks what a wrote while the link was lost, and is every key's home. Neither a write of a that has no effect at
+    b nor a key whose replies were lost makes b's state win.
+    """
+    may, looked = threading.Event(), [0]
+    reunite, look = Reunion._reunite, Doubts._look
+
+    async def _reunite(self: Reunion) -> int:
+        if not may.is_set():
+            raise Unready("not yet")
+        return await reunite(self)
+
+    async def _look(self: Doubts, pair: Pair) -> None:
+        await look(self, pair)
+        looked[0] += 1
+
+    monkeypatch.setattr(Reunion, "_reunite", _reunite)
+    monkeypatch.setattr(Doubts, "_look", _look)
+    monkeypatch.setattr("sync.reunion._REST_S", 0.2)
+    small = {"repl-backlog-size": "16kb"}
+    sides = Sides(redis_server(**small), redis_server(**small), tmp_path, proxy, home=("b",))
+    a = sides.a.control
+    for number in range(20):
+        a.hset(f"h{number}", "first", 1)
+        a.rpush(f"q{number}", "first")
+    sides.links["ab"].in_step(sides.a)
+    sides.lose("ab")
+    for number in range(20):
+        a.hset(f"h{number}", "second", 2)
+        a.rpush(f"q{number}", "second", "third", "fourth")
+    sides.forget(sides.a)
+    sides.mend("ab")
+    link = sides.links["ab"].streaming()
+    for number in range(20):
+        a.hset(f"h{number}", "third", 3)
+        assert a.lpop(f"q{number}", 1) == [b"first"]
+        assert a.lpop(f"q{number}", 1) == [b"second"]  # at b there is none
+    link.in_step(sides.a)
+    link.in_loop(link.converge._doubts.add, [(0, b"h%d" % number) for number in range(20)])
+    link.until(lambda: looked[0] >= 10, 60, "the keys were looked at")
+    assert link.status.echoes == 0
+    may.set()
+    sides.settled()
+    for client in (a, sides.b.control):
+        for number in range(20):
+            assert client.hgetall(f"h{number}") == {b"first": b"1", b"second": b"2", b"third": b"3"}
+            assert client.lrange(f"q{number}", 0, -1) == [b"third", b"fourth"]
+    equal(sides)
+    sides.close()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from canal.journal.transfer import META_NAME
+from sync.replay import Replay
+from sync.session import Session
 from tests.conftest import StartServer
 from tests.support.compare import assert_equal, differences, wait_equal
 from tests.support.links import MODES, Link, LinkProcess
 from tests.support.process import wait_until
+from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.wire import Wire
 
@@ -154,3 +161,32 @@ def test_killed_at_any_moment_of_a_snapshot(redis_server: StartServer, tmp_path:
 
 def applied(target: Server) -> bool:
     return bool(target.control.hget(CHECKPOINT, "phase") == b"stream")
+
+
+def test_a_snapshot_that_breaks_off_just_before_it_is_applied(
+    redis_server: StartServer, tmp_path: Path, proxy: Callable[[Server], Proxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then there is none: the link asks again."""
+    source, target = redis_server(), redis_server()
+    with Wire(source) as wire:
+        wire.call([("SET", f"k:{number}", os.urandom(1000)) for number in range(2000)])
+    door, opened = proxy(source), Replay._new_session
+    broken = threading.Event()
+
+    async def new_session(self: Replay, *arguments: Any) -> Session:
+        made = await opened(self, *arguments)
+        if not broken.is_set():
+            door.cut()
+            while self._capture.spool.position is not None:  # noqa: ASYNC110 - another thread of work ends it
+                await asyncio.sleep(0.01)
+            broken.set()
+            door.limit(None)
+        return made
+
+    monkeypatch.setattr(Replay, "_new_session", new_session)
+    door.limit(200_000)
+    with Link(door, target, tmp_path) as link:
+        link.streaming()
+        assert broken.is_set()
+        wait_equal(source, target)
+        assert link.status.full_resyncs == 2

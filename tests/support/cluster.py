@@ -205,11 +205,11 @@ class Cluster:
             source = where[slot]
             if source is to:
                 continue
-            to.do("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
-            source.do("CLUSTER", "SETSLOT", slot, "MIGRATING", goal)
+            wait_until(partial(_set_slot, to, slot, "IMPORTING", source.id), 60, "the slot is imported")
+            wait_until(partial(_set_slot, source, slot, "MIGRATING", goal), 60, "the slot migrates")
             self.move_keys(slot, source, to, keys_at_once)
             for node in (to, source, *(one for one in self.masters if one not in (to, source))):
-                wait_until(partial(_set_slot, node, slot, goal), 60, "the slot's owner is set")
+                wait_until(partial(_set_slot, node, slot, "NODE", goal), 60, "the slot's owner is set")
             moved += 1
         return moved
 
@@ -373,10 +373,10 @@ class Cluster:
         wait_until(all_known, 60, "all nodes know each other")
 
 
-def _set_slot(node: Node, slot: int, owner: str) -> bool:
-    """SETSLOT NODE; Valkey 8 on refuses it while one of the node's replicas is not in step."""
+def _set_slot(node: Node, slot: int, state: str, other: str) -> bool:
+    """CLUSTER SETSLOT; Valkey 8 on refuses it while one of the node's replicas is not in step."""
     try:
-        node.do("CLUSTER", "SETSLOT", slot, "NODE", owner)
+        node.do("CLUSTER", "SETSLOT", slot, state, other)
     except redis.ResponseError as error:
         if not str(error).startswith("NOREPLICAS"):
             raise
