@@ -27,7 +27,7 @@ from sync.batch import Batch, without
 from sync.building import Builder, Pace
 from sync.converge import datacenters_of
 from sync.fieldexpiry import commands_learned
-from sync.homes import Homes, Place
+from sync.homes import Homes, Place, library_name
 from sync.keyset import KeySet
 from sync.restore import Keeps, Restorer, Step, target_of, temporary_key
 from sync.rules import Dropped, Impossible
@@ -51,6 +51,8 @@ trip of a gated batch costs it a pause. Their bound in bytes is the same.
 _LEAST_BYTES: Final = 4096
 _HEADER_BYTES: Final = 9
 _NO_SUCH_TYPE: Final = 127
+_WITH_FUNCTIONS: Final = 10
+"""The first version of RDB files that may hold function libraries: that of Redis 7.0."""
 """A value type that no server knows: its payload is refused for the version first, then for the type."""
 
 
@@ -83,6 +85,7 @@ class SnapshotRun:
         self._mirror = not config.two_way and config.snapshot.stale_keys != "keep"
         self._sweeps = not config.two_way
         self._keys = KeySet()
+        self._libraries: set[bytes] | None = None  # of functions; None where the source has none because of its version
         # two ways, at first contact: what was not in it, others may write without having seen it
         self._told = config.two_way and contact.first and not contact.again and transform.identity
         self._transform = transform
@@ -148,7 +151,7 @@ class SnapshotRun:
         if session.capture.generation != generation:
             return
         await session.drain()
-        sweep = Sweep(session, self._keys, self._builder.mark, self._transform, self._target)
+        sweep = Sweep(session, self._keys, self._builder.mark, self._transform, self._target, self._libraries)
         await sweep.tidy(self._restorer.temporary)
         if self._sweeps:
             # at first contact it was asked for; later it is guarded, unless a person has agreed
@@ -203,6 +206,7 @@ class SnapshotRun:
         for event in reader.feed(data):
             ended = ended or isinstance(event, End)
             if isinstance(event, Header):
+                self._libraries = set() if event.version >= _WITH_FUNCTIONS else None
                 self._restorer.header(event, await probe(self.session, event, self._target))
                 if self._transform.identity:
                     buckets = self._keys.buckets if self._sweeps or self._told else None
@@ -255,6 +259,8 @@ class SnapshotRun:
         if isinstance(event, KeyStart | ValuePart | KeyEnd):
             return self._part(event)
         if isinstance(event, Function):
+            if self._libraries is not None:
+                self._libraries.add(library_name([b"FUNCTION", b"LOAD", event.code]))
             return () if self._contact.barren else self._restorer.function(event)
         if isinstance(event, ResizeDb):
             self._restorer.status.keys_total += event.keys

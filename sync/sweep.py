@@ -2,7 +2,8 @@
 
 Keys are looked for by SCAN on a connection of its own, and removed through the session in tagged batches, so that a
 reverse link does not send the removals back. Values are not read. Only keys that map back to this link's source are
-touched: others belong to other tasks into the same target.
+touched: others belong to other tasks into the same target. Function libraries are removed likewise where the whole
+target is this task's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final
 
 from canal.cluster import slot_of
-from canal.errors import Refused
+from canal.errors import CanalError, Refused
 from canal.rdb.target import Target
 from canal.resp import encode
 from sync.batch import Batch
@@ -40,10 +41,18 @@ class Sweep:
     """One sweep. ``mark`` makes the batches that carry the snapshot's position and progress."""
 
     def __init__(
-        self, session: Session, keys: KeySet, mark: Callable[[], Batch], transform: Transform, target: Target
+        self,
+        session: Session,
+        keys: KeySet,
+        mark: Callable[[], Batch],
+        transform: Transform,
+        target: Target,
+        libraries: set[bytes] | None = None,
     ) -> None:
+        """``libraries``: the names of the source's function libraries; None where they say nothing of the target's."""
         self._session = session
         self._keys = keys
+        self._libraries = libraries if transform.identity and target.at_least((7, 0)) else None
         self._mark = mark
         self._transform = transform
         self._slots = None if session.slots is None else session.slots.mine
@@ -59,8 +68,9 @@ class Sweep:
             if not delete:
                 status.snapshot.stale_kept = stale
                 return
-            if guarded and stale:
-                self._guard(stale, ours)
+            libraries = await self._stale_libraries(conn)
+            if guarded and (stale or libraries):
+                self._guard(stale, ours, libraries)
             if stale:
                 log.info("removing %d of %d keys that the source does not have", stale, ours)
             if stale <= len(remembered):
@@ -68,18 +78,22 @@ class Sweep:
             else:
                 async for db, names in self._stale(conn):
                     await self._remove_stale([(db, name) for name in names])
+            if libraries:
+                log.info("removing function libraries that the source does not have: %s", libraries)
+                await self._remove_all([(0, name) for name in libraries], [b"FUNCTION", b"DELETE"])
             await self._session.drain()
         finally:
             conn.close()
 
-    def _guard(self, stale: int, ours: int) -> None:
+    def _guard(self, stale: int, ours: int, libraries: list[bytes]) -> None:
         """A source that restarted empty must not wipe the copy."""
         empty = len(self._keys) == 0
         if not empty and stale * _FIFTH <= ours:
             return
         what = "the source's snapshot is empty" if empty else "the source's snapshot lacks much of what the target has"
+        also = f" and {len(libraries)} function libraries" if libraries else ""
         raise Refused(
-            f"{what}: the resync would remove {stale} of {ours} keys of target "
+            f"{what}: the resync would remove {stale} of {ours} keys{also} of target "
             f"{self._session.config.target.label}. Did the source lose its data? Nothing was removed. To carry the "
             "removal out, confirm it: task resync --confirm, or run --confirm-resync; to leave the keys, use "
             "stale_keys: keep"
@@ -97,6 +111,20 @@ class Sweep:
             if len(remembered) < _REMEMBERED:
                 remembered += [(db, name) for name in found]
         return stale, ours, remembered
+
+    async def _stale_libraries(self, conn: Connection) -> list[bytes]:
+        """Of the target, where the source's are known; none where they may not be listed."""
+        if self._libraries is None or self._slots is not None:
+            return []
+        found: set[bytes] = set()
+        for node in nodes_of(conn):
+            try:
+                listed = await node.call(b"FUNCTION", b"LIST")
+            except CanalError as error:
+                log.info("which function libraries the target has is not known: %s", error)
+                return []
+            found |= {dict(zip(one[::2], one[1::2], strict=True))[b"library_name"] for one in listed}
+        return sorted(found - self._libraries)
 
     async def _stale(self, conn: Connection) -> AsyncIterator[tuple[int, list[bytes]]]:
         async for db, names, kinds in self._scan(conn):
@@ -154,11 +182,11 @@ class Sweep:
             conn.close()
         await self._remove_all(found)
 
-    async def _remove_all(self, keys: list[tuple[int, bytes]]) -> None:
+    async def _remove_all(self, keys: list[tuple[int, bytes]], verb: list[bytes] | None = None) -> None:
         limit = self._session.config.batch_commands
         for begin in range(0, len(keys), limit):
             units = [
-                Unit(0, db, [Piece(db, encode([self._verb, name]), 1)], 0, atomic=True)
+                Unit(0, db, [Piece(db, encode([*(verb or [self._verb]), name]), 1)], 0, atomic=True)
                 for db, name in keys[begin : begin + limit]
             ]
             batch = self._mark()

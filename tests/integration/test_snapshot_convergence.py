@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -304,3 +304,34 @@ def test_two_ways_the_deadlines_of_the_snapshot_are_known(redis_server: StartSer
         assert replay._deadlines is not None
         assert len(replay._deadlines.keys.deadlines) == 41
     assert_equal(source, target)
+
+
+@pytest.mark.parametrize("stale_keys", ["delete", "keep"])
+def test_libraries_that_the_source_no_longer_has_go_with_the_keys(
+    redis_server: StartServer, tmp_path: Path, stale_keys: Literal["delete", "keep"]
+) -> None:
+    source, target = redis_server(**{"repl-backlog-size": "16kb"}), redis_server()
+
+    def load(name: str) -> None:
+        code = f"#!lua name={name}\nredis.register_function('f_{name}', function() return '{name}' end)"
+        source.control.function_load(code)
+
+    def libraries(server: Server) -> set[bytes]:
+        return {dict(zip(one[::2], one[1::2], strict=True))[b"library_name"] for one in server.control.function_list()}
+
+    for name in ("stays", "goes", "comes"):
+        load(name)
+    source.control.set("k", 1)
+    with Link(source, target, tmp_path, snapshot_stale_keys=stale_keys) as link:
+        link.streaming()
+        link.in_step(source)
+    assert libraries(target) == {b"stays", b"goes", b"comes"}
+    source.control.function_delete("goes")
+    for number in range(10):
+        source.control.set("filler", f"{number}" * 20_000)
+    with Link(source, target, tmp_path, snapshot_stale_keys=stale_keys) as link:
+        link.streaming()
+        link.in_step(source)
+        assert link.status.full_resyncs == 1
+    assert libraries(target) == libraries(source) | ({b"goes"} if stale_keys == "keep" else set())
+    assert target.control.fcall("f_stays", 0) == b"stays"
