@@ -110,6 +110,18 @@ class Endpoint:
         return f"{self.scheme}://{user}{self._place(sort=False)}"
 
     @property
+    def clustered(self) -> bool:
+        """A whole Redis Cluster, or one of its shards."""
+        return self.group is not None and self.group.kind != "sentinel"
+
+    @property
+    def whole(self) -> Endpoint:
+        """Of a cluster's shard the whole cluster; else the endpoint itself."""
+        if self.group is None or self.group.kind != "shard":
+            return self
+        return replace(self, group=replace(self.group, kind="cluster", name="", members=()))
+
+    @property
     def address(self) -> str:
         """``host:port``, the socket's path, or seeds and name: what identifies the server without scheme and user."""
         return self.path if self.path is not None else self._place(sort=True)

@@ -240,6 +240,9 @@ class ClusterLink:
         whole.last_error = next((part.last_error for part in parts if part.last_error), whole.last_error)
         whole.journal_full = next((part.journal_full for part in parts if part.journal_full), None)
         whole.slots = f"{len(parts)} shards"
+        whole.home, whole.homes_fingerprint = parts[0].home, parts[0].homes_fingerprint
+        whole.echoes_suspended = next((part.echoes_suspended for part in parts if part.echoes_suspended), "")
+        whole.reunion = next((part.reunion for part in parts if part.reunion), "")
 
 
 _ADDED: Final = tuple(

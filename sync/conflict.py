@@ -23,6 +23,7 @@ from sync.commutative import Atoms, Commuting
 from sync.homes import FUNCTIONS, Homes, Place, library_name
 from sync.lapsed import Lapsed
 from sync.seen import Line, Vector, format_seen, parse_position, parse_seen
+from sync.streams import Scope, Streams, datacenter_of, stream_name, writer_of
 from sync.tag import Tag, is_reserved
 from sync.window import SIMPLE, Window, places_written
 
@@ -45,7 +46,7 @@ class Conflict:
     """Two writes of one key, neither of which had seen the other; ``winner``: the datacenter whose state stays."""
 
     place: Place
-    first: tuple[str, int]  # (datacenter, offset in its stream)
+    first: tuple[str, int]  # (stream: a datacenter or a shard of it, offset in it)
     second: tuple[str, int]
     winner: str
     at: float
@@ -80,7 +81,8 @@ class Figures:
 class Conflicts:
     """See the module's text. ``here``: the source's datacenter. ``floor``: what is not known of the stream up to there
     counts as written. ``clock``: monotonic seconds. ``delay_s``: how long to leave the first echo to another link.
-    ``there``: the datacenter that our link writes to, whose server can be asked for an echo.
+    ``there``: the datacenter that our link writes to, whose server can be asked for an echo. Of a source cluster
+    ``shard`` is the one whose stream this is, and ``slots`` gives its slots.
     """
 
     def __init__(
@@ -93,10 +95,13 @@ class Conflicts:
         commutative: bool = False,
         delay_s: float = 0.0,
         there: str = "",
+        shard: str = "0",
+        slots: Callable[[], frozenset[int]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_conflict: Callable[[Conflict], None] = lambda conflict: None,
     ) -> None:
         self.here = here
+        self.stream = stream_name(here, shard)
         self.homes = homes
         self.figures = Figures()
         self.seen = ""  # our own vector as text, for the tags that we write
@@ -119,13 +124,16 @@ class Conflicts:
         self._delay_s = delay_s
         self._there = there
         self._peers = [name for name in homes.datacenters if name != here]
-        self._lines = {name: Line() for name in homes.datacenters}
-        names = [here] if len(self._peers) == 1 else homes.datacenters
-        self.windows = {name: Window(max_keys, floor if name == here else -1) for name in names}
-        self.local_window = self.windows[here]
-        self._known: dict[str, dict[str, int]] = {}  # peer -> datacenter -> how far it has seen that one's stream
+        self._slots = slots
+        self._streams = Streams()
+        self._lines = {name: Line() for name in (*homes.datacenters, self.stream)}
+        names = [self.stream] if len(self._peers) == 1 else homes.datacenters
+        self.windows = {name: Window(max_keys, floor if name == self.stream else -1) for name in names}
+        self.local_window = self.windows[self.stream]
+        self._known: dict[str, dict[str, int]] = {}  # others' stream -> stream -> how far it was seen there
         self._heard: dict[str, float] = {}
         self._vector: dict[str, int] = {}  # of the tag met last
+        self._author = ""  # the stream that it speaks of
         self._position = -1
         self._in_snapshot = False
         self._flows: dict[Place, dict[tuple[Place, str], int]] = {}  # read -> (output, by whom), with the position
@@ -145,13 +153,14 @@ class Conflicts:
 
     def learn(self, eras: Sequence[tuple[str, int]]) -> None:
         """Our stream's history as the journal has it."""
-        self._lines[self.here].learn(eras)
+        self._lines[self.stream].learn(eras)
 
     def tag(self, tag: Tag, end: int) -> None:
         """A tag, bare or before its commands, that ends at ``end`` of our stream."""
         fields, origin = tag.fields, tag.origin
         if origin == self.here or origin not in self._lines:
             return
+        shard, scope = writer_of(tag.link)
         said = fields.get(b"homes")
         via = fields.get(b"via", b"").decode("utf-8", "replace")
         at = parse_position(fields.get(b"pos", b""))
@@ -159,33 +168,40 @@ class Conflicts:
         self._in_snapshot = fields.get(b"phase") in _SNAPSHOT
         if said is not None and not via:
             self._policy(origin, said.decode("ascii", "replace"))
+        author = origin if via else stream_name(origin, shard)
+        if author != origin:
+            self._streams.met(origin)
+            if (slots := fields.get(b"slots")) is not None:
+                self._streams.told(origin, author, slots)
+        if scope == "link" and self.stream != self.here:
+            return  # of a whole cluster, for people: what is here is told by the node's tag
         where = forwarded or (None if via else at)
         if where is None:
             return
-        self._follow(origin, where)
-        self._position = self._lines[origin].place(where)
+        self._follow(author, where)
+        self._author, self._position = author, self._lines[author].place(where)
         # where nothing is said, what was said before still holds: nothing that was seen is unseen again
         said_seen = fields.get(b"seen")
-        before = {} if via or said_seen is not None else self._known.get(origin, {})
+        before = {} if via or said_seen is not None else self._known.get(author, {})
         self._vector = {**before, **self._placed(parse_seen(said_seen or b""))}
-        self._vector[origin] = self._position
+        self._vector[author] = self._position
         now = self._clock()
         self._heard[origin] = now
         if via and at is not None and via in self._lines:
             self._heard[via] = now
             self._follow(via, at)
             self._known.setdefault(via, {})[via] = self._lines[via].place(at)
-            self._saw(via, at, end)
+            self._saw(via, at, end, "link")
         if not self._in_snapshot:
-            self._known[origin] = self._vector
-            self._saw(origin, where, end)
+            self._known[author] = self._vector
+            self._saw(author, where, end, scope)
             self._moved = True
 
     def local(self, db: int, raw: bytes, end: int) -> None:
         """A run of our own writes, of which nothing but the keys matters."""
         self.local_window.note(db, raw, end)
         if self._commuting is not None:
-            self._commuting.note(self.here, db, raw, end)
+            self._commuting.note(self.stream, db, raw, end)
 
     def command(self, db: int, argv: list[bytes], end: int) -> None:
         """One of our own writes that has to be looked at."""
@@ -205,7 +221,7 @@ class Conflicts:
             if entry is not None and entry.acting and name in _WHOLE:
                 entry.echoed_at = end
         if self._commuting is not None:
-            self._commuting.command(self.here, db, argv, end)
+            self._commuting.command(self.stream, db, argv, end)
         self._flow(db, argv, end)
 
     def unit(self, tag: Tag, sources: Iterable[Source], end: int) -> None:
@@ -223,8 +239,8 @@ class Conflicts:
         lapsed = origin != self.here and len(self.lapsed) > 0
         for db, raw in sources:
             if lapsed:
-                for place, at in list(self.lapsed.met(db, raw, vector.get(self.here, -1), self._written)):
-                    self._conflict(place, (self.here, at), (origin, self._position), "expired")
+                for place, at in list(self.lapsed.met(db, raw, vector.get(self.stream, -1), self._written)):
+                    self._conflict(place, (self.stream, at), (self._author, self._position), "expired")
             if window is not None:
                 window.note(db, raw, self._position)
             if checks or self.pending or self._flows or len(self._peers) > 1:
@@ -253,7 +269,7 @@ class Conflicts:
             if self._concerns_all(name):
                 for which, window, limit in checks:
                     for place in window.after(limit):
-                        self._conflict(place, (which, window.last), (origin, self._position))
+                        self._conflict(place, (which, window.last), (self._author, self._position))
                 continue
             for place in self._written(db, argv):
                 conflicts = self._one(origin, place, checks, signatures)
@@ -297,8 +313,8 @@ class Conflicts:
         if outputs:
             for (output, by), at in list(outputs.items()):
                 if output != place and by != origin and at > self._vector.get(by, -1):
-                    self._conflict(output, (by, at), (origin, self._position), "read")
-                    if by == self.here:
+                    self._conflict(output, (by, at), (self._author, self._position), "read")
+                    if by == self.stream:
                         self.restate(output)
         for name, window, limit in checks:
             at = window.get(place)
@@ -318,13 +334,13 @@ class Conflicts:
                 and commuting.commute(name, place, limit, signatures.get(place))
             ):
                 continue
-            self._conflict(place, (name, max(at, window.floor)), (origin, self._position))
+            self._conflict(place, (name, max(at, window.floor)), (self._author, self._position))
             return True
         return False
 
     def _lacked(self, name: str, place: Place) -> bool:
         """Is it known that the key was not there where the window of ``name`` begins?"""
-        if self.had is None or name != self.here or self.local_window.floor > self.had_to or place[0] == FUNCTIONS:
+        if self.had is None or name != self.stream or self.local_window.floor > self.had_to or place[0] == FUNCTIONS:
             return False
         return place not in self.had
 
@@ -337,11 +353,11 @@ class Conflicts:
             for name, window, limit in checks:
                 at = window.get(place)
                 if at > limit or (window.floor > limit and not self._in_snapshot and not self._lacked(name, place)):
-                    self._unsettle(db, argv, (name, max(at, window.floor)), (origin, self._position))
+                    self._unsettle(db, argv, (name, max(at, window.floor)), (self._author, self._position))
                     return
             if place in self.pending:
-                mine = (self.here, self.local_window.last)
-                self._unsettle(db, argv, mine, (origin, self._position))
+                mine = (self.stream, self.local_window.last)
+                self._unsettle(db, argv, mine, (self._author, self._position))
                 return
 
     def _flow(self, db: int, argv: list[bytes], end: int) -> None:
@@ -351,9 +367,9 @@ class Conflicts:
             return
         for place in sources:
             if place in self.pending:
-                self._unsettle(db, argv, (self.here, end), (self.here, end))
+                self._unsettle(db, argv, (self.stream, end), (self.stream, end))
                 break
-        self._remember_flow(self.here, db, argv, end)
+        self._remember_flow(self.stream, db, argv, end)
 
     def _remember_flow(self, name: str, db: int, argv: list[bytes], end: int) -> None:
         if len(self._flows) >= _MOST_FLOWS:
@@ -371,7 +387,7 @@ class Conflicts:
     def mark(self, place: Place, reason: str) -> None:
         """A key that was found to differ in another way: an unexpected reply, a broken order."""
         end = self.local_window.last
-        self._conflict(place, (self.here, end), (self.here, end), reason)
+        self._conflict(place, (self.stream, end), (self.stream, end), reason)
         self.pending[place].marked = True
 
     def _conflict(
@@ -403,7 +419,7 @@ class Conflicts:
         entry = self.pending.get(place)
         if entry is None or entry.acting:
             return
-        if all(self._vector.get(name, -1) >= offset for name, offset in entry.positions.items()):
+        if _covered(self._vector, entry.positions, origin):
             del self.pending[place]
             self.figures.settled += 1
 
@@ -416,25 +432,25 @@ class Conflicts:
         if self._moved:
             self.lapsed.expire(oldest)
             for name, window in self.windows.items():
-                window.expire(min(self._seen_by(peer, name) for peer in self.homes.datacenters if peer != name))
+                window.expire(oldest if name == self.stream else self._seen_by_all_but(name))
             if self._flows and all(self._all_saw(name, end) for name, end in self._flows_until.items()):
                 self._flows.clear()
             if self._commuting is not None:
-                self._commuting.expire(self.here, oldest)
+                self._commuting.expire(self.stream, oldest)
             if self.had is not None and oldest >= self.had_to:
                 self.had = None
         self._moved = False
-        disputed = [at for entry in self.pending.values() if (at := entry.positions.get(self.here)) is not None]
+        disputed = [at for entry in self.pending.values() if (at := entry.positions.get(self.stream)) is not None]
         self.settled_to = min([oldest, *disputed]) - (1 if disputed else 0)
         for place, entry in list(self.pending.items()):
             if entry.acting:
-                self._follow_up(place, entry, oldest, now)
+                self._follow_up(place, entry, now)
             elif now - entry.disputed_at > _PROMPT_S and self._prompt(place, entry, now):
                 continue
             elif now - entry.since > _SILENT_S:
                 self._stand_in(place, entry, now)
 
-    def _follow_up(self, place: Place, entry: _Pending, oldest: int, now: float) -> None:
+    def _follow_up(self, place: Place, entry: _Pending, now: float) -> None:
         if not entry.asked_at:
             if entry.echoed_at:  # by the other link
                 entry.asked_at = now
@@ -445,7 +461,7 @@ class Conflicts:
             if now - entry.asked_at > _STALE_S:
                 self._ask(place, entry)
             return
-        everybody = oldest >= entry.echoed_at
+        everybody = all(self._at(peer, place) >= entry.echoed_at for peer in self._peers)
         if everybody and len(self._peers) > 1:
             everybody = all(
                 self._seen_by(peer, name) >= offset for peer in self._peers for name, offset in entry.positions.items()
@@ -464,19 +480,22 @@ class Conflicts:
         """The home has all the writes in dispute, and no echo came: a write that had no effect there is not in its
         stream, so it may not know of the dispute. Its server is asked for the echo from here.
         """
-        if self._there != self.homes.home(place) or not self._has_seen(self._there, entry):
+        if self._there != self.homes.home(place) or not self._has_seen(self._there, place, entry):
             return False
         entry.disputed_at = now
         self.prompts[place] = None
         return True
 
-    def _has_seen(self, name: str, entry: _Pending) -> bool:
-        known = self._known.get(name, {})
-        return all(known.get(one, -1) >= offset for one, offset in entry.positions.items())
+    def _has_seen(self, name: str, place: Place, entry: _Pending) -> bool:
+        return _covered(self._known.get(self._streams.of(name, place), {}), entry.positions, name)
+
+    def _at(self, peer: str, place: Place) -> int:
+        """How much of our stream the one of ``peer`` that has this key has seen."""
+        return self._known.get(self._streams.of(peer, place), {}).get(self.stream, -1)
 
     def _stand_in(self, place: Place, entry: _Pending, now: float) -> None:
         """The home is silent: the next in the circle echoes. Or it saw no conflict, and nothing is waited for."""
-        if self._has_seen(self.homes.home(place), entry):
+        if self._has_seen(self.homes.home(place), place, entry):
             # Alive, then: to echo another state over its own would undo writes that nobody else made.
             del self.pending[place]
             return
@@ -515,10 +534,14 @@ class Conflicts:
     @property
     def oldest_seen(self) -> int:
         """What every other datacenter has seen of our stream, as far as their tags have told; -1 for nothing."""
-        return min((self._seen_by(peer, self.here) for peer in self._peers), default=-1)
+        return self._seen_by_all_but(self.stream)
+
+    def _seen_by_all_but(self, name: str) -> int:
+        peers = self._peers if name == self.stream else [peer for peer in self.homes.datacenters if peer != name]
+        return min((self._seen_by(peer, name) for peer in peers), default=-1)
 
     def _all_saw(self, name: str, end: int) -> bool:
-        return all(self._seen_by(peer, name) >= end for peer in self.homes.datacenters if peer != name)
+        return self._seen_by_all_but(name) >= end
 
     def seen_by(self, peer: str, name: str) -> int:
         """How far ``peer`` has applied the stream of ``name``; -1 when that is not known."""
@@ -527,7 +550,8 @@ class Conflicts:
     def _seen_by(self, peer: str, name: str) -> int:
         if peer == self.here:
             return self._lines[name].place(self.own.get(name))
-        return self._known.get(peer, {}).get(name, -1)
+        streams = self._streams.all(peer, None if self._slots is None else self._slots())
+        return min((self._known.get(one, {}).get(name, -1) for one in streams), default=-1)
 
     # --- small things ---
 
@@ -538,10 +562,16 @@ class Conflicts:
             self.strangers.pop(origin, None)
 
     def _follow(self, name: str, position: tuple[str, int]) -> None:
-        self._lines[name].follow(*position)
+        self._lines.setdefault(name, Line()).follow(*position)
 
-    def _saw(self, name: str, position: tuple[str, int], end: int) -> None:
-        if self.own.get(name) != position:
+    def _saw(self, name: str, position: tuple[str, int], end: int, scope: Scope) -> None:
+        """Our datacenter has all up to there; of a cluster: our shard."""
+        before = self.own.get(name)
+        if scope == "slot" or (
+            scope == "node" and before is not None and before[0] == position[0] and before > position
+        ):
+            return
+        if before != position:
             self.own[name] = position
             self.seen = format_seen(self.own)
             self._history.append((end, self.seen))
@@ -565,6 +595,11 @@ class Conflicts:
     def _concerns_all(self, name: bytes) -> bool:
         info = lookup(name)
         return info is not None and bool(info.flags & Flag.ALLKEYS)
+
+
+def _covered(vector: dict[str, int], positions: dict[str, int], owner: str) -> bool:
+    """Does somebody of ``owner`` who has seen this know of all these writes? Of its own in any case."""
+    return all(vector.get(name, -1) >= offset for name, offset in positions.items() if datacenter_of(name) != owner)
 
 
 __all__ = ["Conflict", "Conflicts", "Figures", "Source"]

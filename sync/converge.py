@@ -36,7 +36,8 @@ from sync.homes import Homes, Place
 from sync.rules import Dropped, Rules, Watch
 from sync.seen import format_seen, parse_position, parse_seen
 from sync.status import LinkStatus
-from sync.tag import is_reserved
+from sync.streams import stream_name, writer_of
+from sync.tag import PREFIX, is_reserved
 from sync.transform import Transform
 from sync.unit import Piece, UnitReader
 from sync.unjudged import Judged, Unjudged
@@ -102,7 +103,10 @@ def datacenters_of(config: LinkConfig) -> tuple[str, ...]:
 class Converge:
     """See the module's text. ``run`` is a task beside the link's; everything else is called by its session."""
 
-    def __init__(self, config: LinkConfig, status: LinkStatus) -> None:
+    def __init__(
+        self, config: LinkConfig, status: LinkStatus, slots: Callable[[], frozenset[int]] | None = None
+    ) -> None:
+        self._slots = slots
         self.homes = Homes(config.home, datacenters_of(config))
         self.conflicts: Conflicts | None = None
         self.expiry: ExpiryRule | None = None  # whose figures are shown
@@ -147,8 +151,11 @@ class Converge:
         name = fields.get(b"via", fields.get(b"origin", b"")).decode("utf-8", "replace")
         if position is None or fields.get(b"phase") != b"stream" or name == self._config.source_dc:
             return
+        shard, scope = writer_of(key.key[len(PREFIX) :].decode("utf-8", "replace"))
+        if scope != "link":
+            return  # of a cluster's node, and nobody knows of which slots it spoke then
         vector = parse_seen(self.snapshot_seen)
-        vector[name] = position
+        vector[name if b"via" in fields else stream_name(name, shard)] = position
         self.snapshot_seen = format_seen(vector)
 
     async def open(
@@ -162,11 +169,12 @@ class Converge:
         wake: asyncio.Event,
         stored: str = "",
         had: Container[Place] | None = None,
+        reached: int = 0,
     ) -> Conflicts:
         """Conflicts as they stand where the session begins: after a snapshot, or from the journal's own past.
 
         ``stored``: the checkpoint's field ``past``, for a node whose own directory says nothing of use. ``had``: the
-        keys of that snapshot, where they are known.
+        keys of that snapshot, where they are known. ``reached``: up to there some slots of the target are applied.
         """
         config, journal = self._config, capture.journal
         past = None
@@ -198,6 +206,8 @@ class Converge:
             commutative=config.commutative,
             delay_s=others.index(config.target_dc) * _DELAY_S,
             there=config.target_dc,
+            shard=config.shard,
+            slots=self._slots,
             on_conflict=self._log.add,
         )
         found.had, found.had_to = had, past.floor
@@ -210,9 +220,10 @@ class Converge:
             await self._read_again(capture, rules, found, past.place.offset, past.db, start.offset, wake)
             found.quiet = False
             found.progress()
-        if judged is not None and judged.position.offset < start.offset and journal.covers(judged.position):
+        upto = max(start.offset, min(reached, journal.end))
+        if judged is not None and judged.position.offset < upto and journal.covers(judged.position):
             lost = Unjudged(rules.drop)
-            await self._read_again(capture, rules, lost, judged.position.offset, judged.db, start.offset, wake)
+            await self._read_again(capture, rules, lost, judged.position.offset, judged.db, upto, wake)
             if lost.places:
                 log.info("replies about %d keys were lost: they are compared", len(lost.places))
             self._doubts.add(lost.places)
@@ -222,6 +233,12 @@ class Converge:
         self._doubts.add(filter(self._of_third, disputed))  # not echoed from here: its home may have newer ones
         self.judged(start, db)
         return found
+
+    def not_compared(self) -> None:
+        """A snapshot is applied of a task that had run before, and both sides will not be compared (`sync.reunion`)."""
+        said = "keys that were deleted while the link was lost may stand on one side: redis-canal task verify --repair"
+        self._status.reunion = said
+        log.error("a resync of two live sides that are not compared after it: %s", said)
 
     def keep(self, boundary: Boundary) -> None:
         """For the next session, here or on another node."""

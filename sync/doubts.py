@@ -104,7 +104,7 @@ class Doubts:
                 if self._status.state != "streaming" or self._status.paused:
                     continue
                 try:
-                    pair = pair or await Pair.open(self._config.source, self._config.target)
+                    pair = pair or await Pair.open(self._config.source.whole, self._config.target)
                     await self._look(pair)
                 except CanalError as error:
                     log.info("keys whose replies were lost are not compared yet: %s", error)

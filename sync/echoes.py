@@ -26,7 +26,7 @@ class Echoes:
     def __init__(self, config: LinkConfig, status: LinkStatus, on_echoed: Callable[[Echoed], None]) -> None:
         self._status = status
         self._figures = EchoFigures()
-        self.source = Echoer(config.source, self._figures, on_echoed, "source", config.echoes_per_second)
+        self.source = Echoer(config.source.whole, self._figures, on_echoed, "source", config.echoes_per_second)
         self.target = Echoer(config.target, self._figures, on_echoed, "target", config.echoes_per_second)
         self._distrusted = (False, False)  # source and target
         self._vets = False

@@ -119,20 +119,22 @@ def refuse_clusters(
     home: Sequence[str] = (HASH,),
     direct: Sequence[str] = (),
     flush: str = "auto",
+    others: Sequence[str] = (),
 ) -> None:
-    """Raise ConfigError for a two-way link whose conflicts cannot be settled, or that leaves them out where it cannot.
+    """Raise ConfigError for what cannot go two ways with a cluster on either side, or without settling conflicts.
 
-    A Redis Cluster has as many streams as masters, and a tag's ``seen`` holds one position per datacenter; nor does a
-    slot's script judge replies. So clusters are linked two ways only with ``conflicts`` off, which somebody has to say.
+    A cluster has as many streams as masters; a third datacenter would have to compare positions of all of them.
+    ``others``: datacenters that write, besides source, target and ``direct``.
     """
-    groups = (("source", source), ("target", target))
-    clusters = [(side, one) for side, one in groups if one.group is not None and one.group.kind != "sentinel"]
-    for side, endpoint in clusters if conflicts != "off" else ():
+    third = [*direct, *others]
+    clusters = [(side, one) for side, one in (("source", source), ("target", target)) if one.clustered]
+    for side, endpoint in clusters if third else ():
         raise ConfigError(
-            f"{side} {endpoint.label} is a Redis Cluster: concurrent writes of one key cannot be told from its streams."
-            " Where each key is written in one datacenter at a time, say so for both directions: --conflicts off "
-            "(two_way.conflicts: off). Otherwise replicate the cluster one way, or give each datacenter a single master"
+            f"{side} {endpoint.label} is a Redis Cluster: two ways it is linked with one other datacenter, and "
+            f"{', '.join(third)} is named besides"
         )
+    if flush == "replay" and clusters:
+        raise ConfigError("--flush replay is not for clusters two ways: FLUSHALL of one master would empty all others")
     if conflicts != "off":
         return
     if any(word.rpartition("=")[2] == HASH for word in home):
@@ -142,5 +144,3 @@ def refuse_clusters(
         )
     if direct:
         raise ConfigError(f"conflicts: off is for two datacenters, and direct names {', '.join(direct)} besides")
-    if flush == "replay" and clusters:
-        raise ConfigError("--flush replay is not for clusters two ways: FLUSHALL of one master would empty all others")

@@ -109,7 +109,8 @@ def refuse_cluster(config: LinkConfig, target: ServerInfo) -> None:
     """Raise ConfigError for a node of a cluster given as a server by itself, and for what cannot go two ways."""
     if config.two_way:
         words = config.conflicts, config.home, config.direct, config.flush
-        refuse_clusters(config.source, config.target, *words)
+        others = sorted({*config.datacenters} - {config.source_dc, config.target_dc})
+        refuse_clusters(config.source, config.target, *words, others)
     if target.cluster and (config.target.group is None or config.target.group.kind != "cluster"):
         raise ConfigError(
             f"target {config.target.label} is a node of a Redis Cluster: give the cluster as "

@@ -118,14 +118,16 @@ class Replay:
         self.slots = SlotKeeper(config, status, self._transform, wake.set) if shard else None
         self._ttl_memory = TtlMemory(seen=state.ttl_seen, note=self._note_ttl)
         settles = config.two_way and config.conflicts == "settle"
-        self._converge = Converge(config, status) if settles else None
+        owned = None if self.slots is None else self.slots.owns
+        self._converge = Converge(config, status, owned) if settles else None
         self._kept = Kept(config, status) if config.two_way and not settles else None
         if self._converge is not None and self._deadlines is not None:
             self._converge.expiry, self._converge.fields = self._deadlines.keys, self._deadlines.fields
         self.reunion: Reunion | None = None
         self.rollback: Rollback | None = None
         self._known: Position | None = None  # two ways: committed at the target, and read back
-        if self._converge is not None and config.snapshot.existing == "home":
+        clustered = config.source.clustered or config.target.clustered
+        if self._converge is not None and config.snapshot.existing == "home" and not clustered:
             reunion = self.reunion = Reunion(config, status, self._converge.homes)
             self._converge.lacking = lambda: reunion.due
             self.rollback = Rollback(config, status, self.reunion, self._converge.echoes)
@@ -388,6 +390,8 @@ class Replay:
             run = self._snapshot_run(session, checkpoint, target, barren)
             if self.reunion is not None and not run.first and not barren:
                 await self._begin_reunion(self.reunion)
+            elif self._converge is not None and self.reunion is None and not run.first:
+                self._converge.not_compared()
             await run.run()
             if capture.generation != generation:  # it was not applied as a whole, and nothing streams yet
                 raise Superseded("the source began a new snapshot")
@@ -415,7 +419,8 @@ class Replay:
             if barren or (self.reunion is not None and self.reunion.due):
                 had = frozenset()  # nothing was set back: what differs is found by comparing, here and there
             rules.watch = await self._converge.open(
-                capture, rules, start, db, own, plan == "snapshot", self._wake, checkpoint.past, had
+                *(capture, rules, start, db, own, plan == "snapshot", self._wake, checkpoint.past, had),
+                reached=self._found_at if isinstance(fenced, ClusterFence) and plan == "stream" else 0,
             )
         await session.stream(rules, offset, db, lambda: self.stop_by is not None)
         return self.stop_by is not None
@@ -476,6 +481,7 @@ class Replay:
         form = Form(join=join, compact=config.compact)
         homes = "" if self._converge is None else self._converge.homes.fingerprint
         tagger = Tagger(self._key, self._state.uid, config.source_dc, fenced.checkpoint, homes)
+        tagger.slots = None if self.slots is None else self.slots.said
         session = Session(
             config,
             self._status,

@@ -86,6 +86,14 @@ class SlotKeeper:
         """The slots that this shard has for certain: by the cluster's last word, and handed over at the target."""
         return (self.owned - self._dirty) & known(self._config.source).slots
 
+    def owns(self) -> frozenset[int]:
+        """``owned``."""
+        return self.owned
+
+    def said(self) -> bytes:
+        """``owned`` as tags have it."""
+        return self._status.slots.encode()
+
     def settled(self, argv: list[bytes], db: int) -> bool:
         """False when a command writes a key of a slot that is being handed over."""
         mine = self.mine

@@ -126,10 +126,14 @@ class SnapshotRun:
         """Whose value stays where both sides have a key.
 
         After a first contact the target's: it may have been written since the source saw it, and what were set back
-        now would be built upon until the echo. What differs in the end is the reunion's.
+        now would be built upon until the echo. What differs in the end is the reunion's. With a cluster on either side
+        there is none: then it is set back, which the other side's stream shows to be concurrent where it is.
         """
         config, converge = self.session.config, self.session.converge
         if not config.two_way or config.snapshot.existing == "source":
+            return False
+        clustered = config.source.clustered or config.target.clustered
+        if config.snapshot.existing == "home" and converge is not None and clustered and not self._contact.first:
             return False
         if config.snapshot.existing == "target" or (converge is not None and not self._contact.first):
             return True

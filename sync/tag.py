@@ -11,7 +11,8 @@ A link keeps one hash at its target, `redis-canal:checkpoint:<task>/<shard>`, wi
 ``phase``  ``snapshot`` while a snapshot is being applied (``first``: at first contact; ``again``: likewise, after
            another that was applied in part), else ``stream``
 ``snap``   progress of the snapshot: bytes of the RDB whose keys are applied
-``seen``   ``<dc>=<replid>:<offset>,…``: what had been applied of other datacenters before the batch (two-way)
+``seen``   ``<dc>=<replid>:<offset>,…``: what had been applied of other datacenters before the batch (two-way); of a
+           cluster ``<dc>/<shard>=…`` for each of its shards
 ``opos``   position at the origin, in forwarded transactions only
 ``via``    datacenter that ``pos`` belongs to, in forwarded transactions only
 ``own``    offset after the newest write of the batch, where ``pos`` is beyond it (two-way): a third datacenter that
@@ -21,6 +22,7 @@ A link keeps one hash at its target, `redis-canal:checkpoint:<task>/<shard>`, wi
            about once a second)
 ``homes``  fingerprint of the policy that gives each key its home (two-way; `sync.homes`); told again about once a
            second, for a link back that starts later
+``slots``  of a shard of a source cluster: the slots whose writes it brings (two-way), told likewise
 ``epoch``  fencing: a writer that finds a higher one stops
 ``owner``  who came with it when nobody had used it, so that it knows its own again when the reply was lost
 ``at``     unix time in ms when the batch was made
@@ -33,7 +35,7 @@ keeps them. A tag costs under 200 bytes of stream that way.
 from __future__ import annotations
 
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -116,7 +118,8 @@ class Tagger:
     def __init__(self, key: bytes, uid: str, origin: str, stored: Checkpoint | None, homes: str = "") -> None:
         self.key = key
         self._homes = homes
-        self._told_ms = 0
+        self._told_ms: dict[bytes, int] = {}
+        self.slots: Callable[[], bytes] | None = None  # of a shard of a cluster
         self.past = ""  # goes with the next tag when it has changed
         self._past_told = "" if stored is None else stored.past
         self.uid = uid
@@ -156,9 +159,7 @@ class Tagger:
             argv += [b"opos", opos.encode(), b"via", self.origin.encode()]
         if self._homes and 0 <= own < position.offset:
             argv += [b"own", b"%d" % own]
-        if self._homes and (full or abs(at_ms - self._told_ms) >= _TELL_HOMES_MS):
-            argv += [b"homes", self._homes.encode()]
-            self._told_ms = at_ms
+        argv += self._policy(self.key, at_ms, full)
         past = "" if snapshot else self.past or self._past_told
         if past != self._past_told or (full and past):
             argv += [b"past", past.encode()]  # an empty one: what was known before a snapshot is of no use after it
@@ -170,12 +171,40 @@ class Tagger:
         )
         return argv
 
-    def words(self, key: bytes, position: Position, *, origin: str = "", opos: str = "", seen: str = "") -> list[bytes]:
-        """A tag in another hash than the link's own: what every tag says, and nothing that is only kept."""
+    @property
+    def settles(self) -> bool:
+        """Two ways, and conflicts are settled."""
+        return bool(self._homes)
+
+    def _policy(self, key: bytes, at_ms: int, full: bool = False) -> list[bytes]:
+        """What a link back has to know, now and then."""
+        if not self._homes or not (full or abs(at_ms - self._told_ms.get(key, 0)) >= _TELL_HOMES_MS):
+            return []
+        self._told_ms[key] = at_ms
+        said = [b"homes", self._homes.encode()]
+        return said if self.slots is None else [*said, b"slots", self.slots()]
+
+    def words(
+        self,
+        key: bytes,
+        position: Position,
+        *,
+        origin: str = "",
+        opos: str = "",
+        seen: str = "",
+        snapshot: bool = False,
+        node: bool = False,
+    ) -> list[bytes]:
+        """A tag in another hash than the link's own: what every tag says, and nothing that is only kept. ``node``: one
+        that opens the transactions of a cluster's node.
+        """
         at_ms = time.time_ns() // 1_000_000
         argv = [b"HSET", key, b"v", b"%d" % formats.written(), b"origin", (origin or self.origin).encode()]
         argv += [b"pos", str(position).encode(), b"at", b"%d" % at_ms]
         argv += [b"seen", seen.encode()] if seen else []
+        if self._homes:
+            argv += [b"phase", b"snapshot"] if snapshot else []
+            argv += self._policy(key, at_ms) if node else []
         return [*argv, b"opos", opos.encode(), b"via", self.origin.encode()] if opos else argv
 
     def epoch_raised(self, epoch: int) -> None:

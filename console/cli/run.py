@@ -203,7 +203,8 @@ def build_config(given: dict[str, Any]) -> Any:
         Homes(given["home"], {source_dc, target_dc, *given["direct"], *given["datacenters"]})  # says what is wrong
     source, target = (endpoint(side, given[side], given) for side in ("source", "target"))
     if given["two_way"]:
-        refuse_clusters(source, target, given["conflicts"], given["home"], given["direct"], given["flush"] or "auto")
+        words = given["conflicts"], given["home"], given["direct"], given["flush"] or "auto"
+        refuse_clusters(source, target, *words, sorted({*given["datacenters"]} - {source_dc, target_dc}))
     return LinkConfig(
         task=task,
         source=source,

@@ -235,7 +235,7 @@ def _off(value: object) -> object:
 class TwoWayConfig(Strict):
     """The task in the other direction, and whose value wins where both sides wrote (``home``: see `sync.homes`).
 
-    ``conflicts: off`` where no key is written in two datacenters at a time (clusters).
+    ``conflicts: off`` where no key is written in two datacenters at a time.
     ``datacenters``: those that write beside source, target and ``direct``; the same in every task.
     """
 
@@ -345,7 +345,8 @@ class TaskSpec(Strict):
             if self.two_way is not None:
                 two = self.two_way
                 words = two.conflicts, two.home, self.direct, two.flush
-                refuse_clusters(self.source.endpoint, self.target.endpoint, *words)
+                others = sorted({*two.datacenters} - {self.source.datacenter, self.target.datacenter})
+                refuse_clusters(self.source.endpoint, self.target.endpoint, *words, others)
             Transform(self.transform)
         except ConfigError as error:
             raise ValueError(str(error)) from None

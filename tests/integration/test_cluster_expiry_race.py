@@ -87,7 +87,7 @@ def test_no_fresh_value_is_lost_between_two_clusters(tmp_path: Path) -> None:
     with Cluster.start(3) as a, Cluster.start(3) as b, Doors(a) as to_a, Doors(b) as to_b:
         for node in (*a.nodes, *b.nodes):
             node.do("DEBUG", "SET-ACTIVE-EXPIRE", "0")
-        how = ("--two-way", "--conflicts", "off", "--home", "prefix:a=a", "--home", "b")
+        how = ("--two-way", "--home", "prefix:a=a", "--home", "b")
         there = LinkProcess(
             *(a, to_b, tmp_path, *how, *to_b.map("target"), "--source-dc", "a", "--target-dc", "b"), name="a-b"
         )

@@ -37,7 +37,7 @@ def test_the_samples_are_valid_and_say_what_the_defaults_are() -> None:
     assert task.two_way is not None and task.two_way.peer == "bj-sh"
     assert task.snapshot.stale_keys == "delete"
     pair = load_task(CONFIGS / "task-cluster.yaml").two_way
-    assert pair is not None and (pair.conflicts, pair.home) == ("off", ("prefix:sh:=sh", "bj"))
+    assert pair is not None and (pair.conflicts, pair.home) == ("settle", ("prefix:sh:=sh", "bj"))
     assert set(load_console(CONFIGS / "console.yaml", {}).datacenters) == {"sh", "bj"}
 
 

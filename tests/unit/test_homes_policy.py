@@ -67,23 +67,31 @@ def test_words_that_name_nothing_are_refused(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_two_ways_a_cluster_is_refused_on_either_side(side: str) -> None:
-    """It has several streams, and what a datacenter has seen is told as one position."""
+def test_a_cluster_is_linked_two_ways_with_one_datacenter_alone(side: str) -> None:
+    """It has several streams, and a third datacenter would have to compare positions of all of them."""
     urls = {"source": "redis://a:1", "target": "redis+sentinel://b:2/main", side: "redis+cluster://c:3,d:4"}
-    refuse_clusters(parse_url("redis://a:1"), parse_url("redis+sentinel://b:2/main"))
-    with pytest.raises(ConfigError, match=f"{side} .* is a Redis Cluster: concurrent writes .* --conflicts off"):
-        refuse_clusters(parse_url(urls["source"]), parse_url(urls["target"]))
+    source, target = parse_url(urls["source"]), parse_url(urls["target"])
+    refuse_clusters(source, target)
+    with pytest.raises(ConfigError, match=f"{side} .* is a Redis Cluster: .* x is named besides"):
+        refuse_clusters(source, target, direct=("x",))
+    with pytest.raises(ConfigError, match="y is named besides"):
+        refuse_clusters(source, target, others=("y",))
+    with pytest.raises(ConfigError, match="FLUSHALL of one master"):
+        refuse_clusters(source, target, flush="replay")
 
 
 def test_clusters_are_linked_two_ways_without_conflicts_where_somebody_says_so() -> None:
     cluster, single = parse_url("redis+cluster://a:1"), parse_url("redis://b:1")
     refuse_clusters(cluster, cluster, "off", ("a",))
     refuse_clusters(cluster, single, "off", ("user:*=b", "a"), (), "drop")
+    refuse_clusters(cluster, cluster)
     with pytest.raises(ConfigError, match="hash says nothing"):
         refuse_clusters(cluster, cluster, "off")
     with pytest.raises(ConfigError, match="hash says nothing"):
         refuse_clusters(single, single, "off", ("user:*=b", "hash"))
-    with pytest.raises(ConfigError, match="two datacenters"):
+    with pytest.raises(ConfigError, match="one other datacenter"):
         refuse_clusters(cluster, cluster, "off", ("a",), ("c",))
+    with pytest.raises(ConfigError, match="two datacenters"):
+        refuse_clusters(single, single, "off", ("a",), ("c",))
     with pytest.raises(ConfigError, match="FLUSHALL"):
         refuse_clusters(cluster, single, "off", ("a",), (), "replay")

@@ -21,6 +21,7 @@ from canal.errors import CanalError, Unready
 from canal.position import Position
 from canal.resp import encode
 from canal.routing import Lane
+from sync.effects import nothing
 from sync.target.cluster.connection import ClusterConnection, open_cluster
 from sync.target.cluster.lanes import argc_of, command_of, less, of_slot
 from sync.target.cluster.node import Flight, NodeLink
@@ -277,7 +278,7 @@ class MovingSlots:
         for index, one in zip(real(waiting.lane, len(waiting.lane.slots)), results[1:], strict=False):
             if isinstance(one, hiredis.ReplyError):
                 waiting.flight.fail(waiting.lane.numbers[index], str(one))
-            elif one == 0 and waiting.lane.parts[2 * index + 1].startswith(b"$4\r\nEVAL\r\n"):
+            elif nothing(one) if self._writer.scripts.judging else one == 0 and _is_script(waiting.lane, index):
                 waiting.flight.kept.append(waiting.lane.numbers[index])
 
     # answers
@@ -315,6 +316,10 @@ class MovingSlots:
         for one in conn.topology.masters:
             if one.id == member:
                 conn.topology.owners[slot] = one
+
+
+def _is_script(lane: Lane, index: int) -> bool:
+    return lane.parts[2 * index + 1].startswith(b"$4\r\nEVAL\r\n")
 
 
 def real(lane: Lane, upto: int) -> list[int]:

@@ -69,7 +69,7 @@ class ClusterParts:
             self.config.task,
             self.config.shard,
             replid_at,
-            Scripts(info.flavor == "valkey" or info.numbers >= (7, 0, 0)),
+            Scripts(info.flavor == "valkey" or info.numbers >= (7, 0, 0), judging=tagger.settles),
             lanes,
             start=self.start.offset,
             on_commit=on_commit,

@@ -16,6 +16,7 @@ from typing import Final
 
 from canal.routing import TOGETHER, Lane
 from sync.conditional import FIELDS_HEAD
+from sync.effects import JUDGED
 
 _DELETE_IF: Final = b"""\
 local function delete_if(key, deadline, sure)
@@ -101,6 +102,7 @@ while at <= total do
           out[#out + 1] = index
           out[#out + 1] = reply.err
         end
+      --[[empty]]
       end
     end
   end
@@ -144,6 +146,7 @@ while at <= #ARGV do
   if type(reply) == 'table' and reply.err then
     out[#out + 1] = number
     out[#out + 1] = reply.err
+  --[[empty]]
   end
   at = at + argc + 1
   number = number + 1
@@ -151,8 +154,18 @@ end
 return out
 """
 
+_JUDGING: Final = b"""\
+elseif (reply == 0 or reply == -1 or not reply or (type(reply) == 'table' and not reply.ok and #reply == 0))
+        and judged[string.upper(ARGV[at + 1])] then
+        out[#out + 1] = %b
+        out[#out + 1] = '~'\
+"""
+_JUDGED: Final = b"local judged = {%b}\n" % b",".join(b"['%b']=1" % name for name in sorted(JUDGED - {b"EVAL"}))
+
 KEPT: Final = "~"
-"""Said of a conditional delete (`sync.expiry`) that has left its key."""
+"""Said of a conditional delete (`sync.expiry`) that has left its key; where replies are judged, of every command that
+answered nothing though it must have done something (`sync.effects`).
+"""
 
 MAX_ARGUMENTS: Final = 7000
 """Lua's unpack() takes about 8,000 values."""
@@ -163,13 +176,17 @@ WITNESSES: Final = 8
 
 
 class Scripts:
-    """The scripts as a server of this version takes them: 7.0 asks for a flag before slots may be mixed."""
+    """The scripts as a server of this version takes them: 7.0 asks for a flag before slots may be mixed. ``judging``:
+    two ways, commands that answered nothing are told too.
+    """
 
-    def __init__(self, modern: bool) -> None:
+    def __init__(self, modern: bool, judging: bool = False) -> None:
         self.modern = modern
+        self.judging = judging
         head = b"#!lua flags=allow-cross-slot-keys\n" if modern else b""
-        self.body = head + _DELETE_IF + FIELDS_HEAD + _BODY
-        self.careful = head + _DELETE_IF + FIELDS_HEAD + _CAREFUL
+        head += _DELETE_IF + FIELDS_HEAD + (_JUDGED if judging else b"")
+        self.body = head + _BODY.replace(b"--[[empty]]", _JUDGING % b"index" if judging else b"")
+        self.careful = head + _CAREFUL.replace(b"--[[empty]]", _JUDGING % b"number" if judging else b"")
         self.sha = hashlib.sha1(self.body).hexdigest().encode()
         self.careful_sha = hashlib.sha1(self.careful).hexdigest().encode()
 

@@ -243,12 +243,19 @@ class ClusterWriter:
 
     def tag_words(self, batch: Batch, key: bytes, chain: bytes | None = None) -> list[bytes]:
         """The HSET that opens a node's transaction."""
+        end, seen = batch.end, batch.seen
+        if self._tagger.settles and chain is not None and self.moving.queues and self.in_flight:
+            # what waits in a slot that moves is on no node yet, and may land where this tag is
+            oldest = self.in_flight[0]
+            end, seen = min(end, oldest.begin), oldest.batch.seen
         words = self._tagger.words(
             key,
-            Position(self.replid_at(batch.end), batch.end),
+            Position(self.replid_at(end), end),
             origin=batch.origin,
             opos=batch.opos if batch.origin else "",
-            seen=batch.seen,
+            seen=seen,
+            snapshot=batch.snapshot,
+            node=chain is not None,
         )
         return words if chain is None else [*words, b"chain", chain]
 
