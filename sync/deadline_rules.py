@@ -6,6 +6,7 @@ journal learns them by SCAN before its first delete.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from canal.commands import ServerKind
@@ -45,6 +46,12 @@ class DeadlineRules:
     def snapshot_ended(self, *, whole: bool) -> None:
         """``whole``: all of its values were read by this process, which tells the deadlines of fields as well."""
         self._learned, self._fields_learned = True, whole
+
+    async def learn_keys(self, source: Endpoint) -> None:
+        """Those of keys alone, as far as the source can be asked now; a session learns them again."""
+        if not self._learned:
+            with contextlib.suppress(CanalError):
+                await scan_deadlines(source, self.keys.deadlines)
 
     async def learn(self, source: Endpoint, offset_ms: int, fields: FieldRule | None) -> None:
         """After a restart. ``offset_ms``: the source's clock minus ours."""

@@ -191,6 +191,8 @@ class Link:
             tasks.append(asyncio.create_task(sampler.run(), name="sampler"))
         if replay.reunion is not None:
             tasks.append(asyncio.create_task(replay.reunion.run(), name="reunion"))
+        if replay.dirty is not None:
+            tasks.append(asyncio.create_task(replay.dirty.run(), name="dirty keys"))
         if replay.rollback is not None:
             tasks.append(asyncio.create_task(replay.rollback.run(), name="rollback"))
         if self.config.heartbeat:

@@ -24,6 +24,7 @@ from sync.conflict import Conflicts
 from sync.converge import Converge
 from sync.deadletter import DeadLetters
 from sync.deadline_rules import DeadlineRules
+from sync.dirty import DirtyKeys
 from sync.failover import Fork
 from sync.heartbeat import Heartbeat
 from sync.held import held_key, read_held
@@ -44,7 +45,7 @@ from sync.preflight import (
 from sync.refetch import Place, Refetch, from_member, refetch_key, same_place, unit_of
 from sync.render import Form
 from sync.restore import target_of
-from sync.reunion import Reunion
+from sync.reunion import Leaves, Reunion
 from sync.rewrite import Payloads
 from sync.rollback import Rollback
 from sync.routes import leave_route, refuse_doubled
@@ -124,12 +125,17 @@ class Replay:
         if self._converge is not None and self._deadlines is not None:
             self._converge.expiry, self._converge.fields = self._deadlines.keys, self._deadlines.fields
         self.reunion: Reunion | None = None
+        self.dirty: DirtyKeys | None = None
         self.rollback: Rollback | None = None
         self._known: Position | None = None  # two ways: committed at the target, and read back
         clustered = config.source.clustered or config.target.clustered
         if self._converge is not None and config.snapshot.existing == "home" and not clustered:
             reunion = self.reunion = Reunion(config, status, self._converge.homes)
             self._converge.lacking = lambda: reunion.due
+            dirty = self.dirty = DirtyKeys(
+                config, status, capture, self._expired, self._learn_deadlines, self._seen_there
+            )
+            dirty.due, reunion.dirty = self._converge.lacking, dirty
             self.rollback = Rollback(config, status, self.reunion, self._converge.echoes)
         self._key = checkpoint_key(config.task, config.shard)
         self._word = secrets.token_hex(8)  # of this writer alone
@@ -141,6 +147,26 @@ class Replay:
             self._state.save(self._config.state_dir)
         except StateError as error:
             log.warning("%s", error)
+
+    def _expired(self, place: Place, at_ms: int, end: int) -> bool:
+        """Had the key's deadline passed at the source, as far as deadlines are known, when its delete was sent?"""
+        return self._deadlines is not None and self._deadlines.keys.passed(place, at_ms, end)
+
+    def _seen_there(self) -> int:
+        """How much of the source's stream the target has, by what was committed there, or by its own tags.
+
+        What it then wrote is written over that, so it lacks nothing.
+        """
+        found, session = self.conflicts, self._session
+        seen = -1 if found is None else found.seen_by(self._config.target_dc, self._config.source_dc)
+        committed = self._known if session is None else Position(session.last_replid, session.committed)
+        covered = committed is not None and self._capture.journal.covers(committed)
+        return max(seen, committed.offset) if committed is not None and covered else seen
+
+    async def _learn_deadlines(self) -> None:
+        """Before a session does: the target may be away for long."""
+        if self._deadlines is not None:
+            await self._deadlines.learn_keys(self._config.source)
 
     def pause(self, paused: bool) -> None:
         """Stop replay, or go on; capture is not concerned."""
@@ -389,7 +415,9 @@ class Replay:
                 raise Superseded("the snapshot broke off, or another began, before it could be applied")
             run = self._snapshot_run(session, checkpoint, target, barren)
             if self.reunion is not None and not run.first and not barren:
-                await self._begin_reunion(self.reunion)
+                run.leaves = await self._begin_reunion(self.reunion, start)
+                if capture.generation != generation:
+                    raise Superseded("the source began a new snapshot")
             elif self._converge is not None and self.reunion is None and not run.first:
                 self._converge.not_compared()
             await run.run()
@@ -514,11 +542,11 @@ class Replay:
             session.order = Order(config.target, config.direct, wait_s, self._wake.set, waits)
         return session
 
-    async def _begin_reunion(self, reunion: Reunion) -> None:
+    async def _begin_reunion(self, reunion: Reunion, position: Position) -> Leaves | None:
         """On a connection of its own: this one's replies belong to the writer."""
         conn = await connect(self._config.target)
         try:
-            await reunion.begin(conn)
+            return await reunion.begin(conn, position=position)
         finally:
             conn.close()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Final
@@ -103,6 +103,7 @@ class SnapshotRun:
         self._builder = Builder(
             position.offset, progress, commands, config.batch_bytes, first=contact.first, again=contact.again
         )
+        self.leaves: Callable[[Place, Place], bool] | None = None  # (here, there) that the target's state wins of
         self._passed_over = False  # parts of a big value that was applied before
         self._start: KeyStart | None = None  # of the value in parts that is under way
         self._from: Place = (0, b"")  # where it is at the source
@@ -212,7 +213,7 @@ class SnapshotRun:
             if isinstance(event, Header):
                 self._libraries = set() if event.version >= _WITH_FUNCTIONS else None
                 self._restorer.header(event, await probe(self.session, event, self._target))
-                if self._transform.identity:
+                if self._transform.identity and self.leaves is None:
                     buckets = self._keys.buckets if self._sweeps or self._told else None
                     builder = self._builder
                     reader.plain_databases = self.session.databases
@@ -280,11 +281,15 @@ class SnapshotRun:
             self.session.status.filtered(placed.reason)
             return ()
         self._note(key)
-        if key.end <= self.progress or self._contact.barren:
+        if key.end <= self.progress or self._left_out((key.db, key.key), placed):
             self._restorer.status.keys_done += 1
             return ()
         key.db, key.key = placed
         return self._restorer.key(key)
+
+    def _left_out(self, here: Place, there: Place) -> bool:
+        """Does the target do without the source's state of this key?"""
+        return self._contact.barren or (self.leaves is not None and self.leaves(here, there))
 
     def _note(self, key: Key | KeyStart) -> None:
         """What is remembered of a key that is carried: that it is there, for the sweep; two ways, its deadline."""
@@ -305,9 +310,9 @@ class SnapshotRun:
             self._passed_over = event.offset < self.progress or left_out
             if not left_out:
                 self._note(event)
-            self._passed_over = self._passed_over or self._contact.barren
             self._from = event.db, event.key
             if not isinstance(placed, Dropped):
+                self._passed_over = self._passed_over or self._left_out(self._from, placed)
                 event = self._start = replace(event, db=placed[0], key=placed[1])
         if self._passed_over:
             return

@@ -108,6 +108,8 @@ class LinkStatus:
     refetched_keys: int = 0  # keys fetched
     reunion: str = ""  # two ways, after a resync: what is being done to make both sides equal again
     reunion_keys: int = 0  # keys brought together by it
+    dirty: str = ""  # two ways, with a journal that is, or was, full: how far it is known which keys were written
+    dirty_keys: int = 0  # and how many those are
     rolled_back: str = ""  # two ways: which side lost what it had, and what tells so, until both are equal again
     verify_keys: int = 0  # looked at by the sampler; see sync.verify.sampler
     verify_differences: dict[str, int] = field(default_factory=dict)  # kind -> keys found to differ
