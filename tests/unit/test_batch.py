@@ -178,3 +178,44 @@ def test_the_script_form_has_every_command_or_none() -> None:
     assert parsed(b"*%d\r\n" % total + raw)[0][-4:] == [b"3", *put(1)]
     long = Unit(50, 0, [Piece(0, encode([b"RPUSH", b"k", *[b"x"] * MAX_SCRIPT_ARGUMENTS]), 1)], 0)
     assert script_form(render(Batch(50, 0, [long]), tagger(), REPLID, 0)) is None
+
+
+def test_a_batch_says_of_seen_what_its_first_unit_did_and_of_needs_what_its_last_did() -> None:
+    batcher = Batcher(10, 1 << 20)
+    batcher.add(unit(10, 1, seen="first", needs="one"))
+    batcher.add(unit(20, 2, seen="second", needs="two"))
+    assert batcher.next_needs == "two"
+    batch = batcher.take()
+    assert batch is not None
+    assert (batch.seen, batch.needs, batch.end, batch.db) == ("first", "two", 20, 0)
+
+
+def test_a_batch_of_just_as_many_commands_as_may_be_is_not_cut() -> None:
+    batcher = Batcher(3, 1 << 20)
+    batcher.add(unit(10, 1, 2))
+    batcher.add(unit(20, 3))
+    assert batcher.behind == 0
+    batcher.add(unit(30, 4))
+    assert batcher.behind == 1
+
+
+def test_the_last_batch_moves_over_what_was_consumed_from_the_stream_s_beginning_on() -> None:
+    for position in (0, 1):
+        batcher = Batcher(3, 1 << 20)
+        batcher.add(unit(5, 1))
+        batch = batcher.take(position, 4)
+        assert batch is not None and (batch.end, batch.db) == (position, 4)
+    batcher.add(unit(5, 1, db=2))
+    batch = batcher.take(9)
+    assert batch is not None and (batch.end, batch.db) == (9, 0)
+
+
+def test_a_command_is_found_behind_units_of_several_pieces() -> None:
+    pieces = [Piece(0, encode(put(1)), 1), Piece(2, encode(put(2)) + encode(put(3)), 2)]
+    batch = Batch(0, 0, [Unit(100, 2, pieces, 0, atomic=True)])
+    assert [command_at(batch, index) for index in range(4)] == [
+        (0, put(1), 100),
+        (2, put(2), 100),
+        (2, put(3), 100),
+        None,
+    ]

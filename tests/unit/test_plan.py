@@ -91,3 +91,31 @@ def test_quotas(shards: int, room: dict[str, int], expected: dict[str, int] | se
         assert got == expected
     else:
         assert sum(got.values()) in expected and max(got.values()) - min(got.values()) <= 1
+
+
+def test_a_shard_goes_to_the_node_that_ranks_it_highest() -> None:
+    """Nodes of two versions plan beside one another: they must not only agree with themselves."""
+    for number in range(50):
+        shards = [ShardId(f"task{number}", str(shard)) for shard in range(3)]  # the first has the choice among all
+        plan = assign(shards, nodes("a", "b", "c"), {})
+        assert plan[shards[0]] == max("abc", key=lambda name: rank(name, shards[0]))
+
+
+def test_a_node_gives_up_what_it_ranks_lowest() -> None:
+    shards = tasks(10)
+    plan = assign(shards, nodes("a", "b"), dict.fromkeys(shards, "a"))
+    kept = {shard for shard, node in plan.items() if node == "a"}
+    assert kept == set(sorted(shards, key=lambda shard: rank("a", shard))[5:])
+
+
+def test_equal_nodes_take_the_odd_shard_by_rank() -> None:
+    for names in (("a", "b"), ("x", "y"), ("n1", "n2"), ("n3", "n4"), ("sh-1", "sh-2")):
+        first = min(names, key=lambda name: rank(name, ShardId("", "")))
+        assert quotas(3, dict.fromkeys(names, 9), {}) == {name: 2 if name == first else 1 for name in names}
+
+
+def test_a_node_that_is_full_takes_no_odd_shard() -> None:
+    for names in (("a", "b", "c"), ("c", "b", "a")):
+        room = {names[0]: 1, names[1]: 9, names[2]: 9}
+        assert quotas(4, room, {})[names[0]] == 1
+        assert sum(quotas(4, room, {}).values()) == 4

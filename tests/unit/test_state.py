@@ -135,3 +135,22 @@ def test_every_order_of_two_writers(order: tuple[str, ...]) -> None:
     assert owners, "somebody must win"
     takeover = next((i for i, writer in enumerate(owners) if writer != owners[0]), len(owners))
     assert owners[0] not in owners[takeover:], "a writer whose run was replaced wrote again"
+
+
+def test_a_new_run_says_when_it_began_and_what_it_does() -> None:
+    old = ShardState("failed", run=2, node="a", restart_reason="was killed", phase="streams", since=1.0, updated=2.0)
+    new = new_run(old, node="a", epoch=9, now=50.0)
+    assert (new.since, new.updated, new.phase, new.restart_reason) == (50.0, 50.0, "", "was killed")
+    assert new_run(old, node="a", epoch=9, now=50.0, phase="waits").phase == "waits"
+    assert new_run(old, node="b", epoch=9, now=50.0).restart_reason == ""
+
+
+def test_moving_says_what_is_done_now() -> None:
+    old = ShardState("assigned", run=1, phase="starts")
+    assert moved(old, "streaming", now=10.0).phase == ""
+    assert moved(old, "streaming", now=10.0, phase="streams").phase == "streams"
+
+
+def test_what_goes_backward_is_told_how_it_could_go() -> None:
+    with pytest.raises(Backward, match=r"\(a new start is a new run\)$"):
+        check(ShardState("streaming", run=1), ShardState("assigned", run=1))
