@@ -309,7 +309,7 @@ class DirtyKeys:
             conn = await connect(self._config.target)
             try:
                 async with self._showing:
-                    if not self._final:
+                    if not self._final and digest is self._digest and not self._lost:
                         await self._show_there(conn, digest.keys)
             finally:
                 conn.close()

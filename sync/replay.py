@@ -421,6 +421,7 @@ class Replay:
             elif self._converge is not None and self.reunion is None and not run.first:
                 self._converge.not_compared()
             await run.run()
+            run.leaves = None  # millions of keys, maybe
             if capture.generation != generation:  # it was not applied as a whole, and nothing streams yet
                 raise Superseded("the source began a new snapshot")
             if self.slots is not None and config.two_way:

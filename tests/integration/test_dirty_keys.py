@@ -137,7 +137,7 @@ def noted(link: Any) -> int:
 
 @pytest.fixture
 def sides(redis_server: StartServer, tmp_path: Path, proxy: Callable[[Server], Proxy]) -> FarSides:
-    a, b = (redis_server("7.0", repl_backlog_size="256kb") for _ in range(2))
+    a, b = (redis_server("7.0", repl_backlog_size="1mb") for _ in range(2))
     return FarSides(a, b, tmp_path, proxy)
 
 
