@@ -183,6 +183,7 @@ class Sweep:
         await self._remove_all(found)
 
     async def _remove_all(self, keys: list[tuple[int, bytes]], verb: list[bytes] | None = None) -> None:
+        """``verb``: of what is no key, and which scripts may not call."""
         limit = self._session.config.batch_commands
         for begin in range(0, len(keys), limit):
             units = [
@@ -190,6 +191,7 @@ class Sweep:
                 for db, name in keys[begin : begin + limit]
             ]
             batch = self._mark()
+            batch.noscript = verb is not None
             batch.units, batch.count, batch.size = units, len(units), sum(unit.size for unit in units)
             await self._session.submit(batch)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import hiredis
@@ -16,6 +16,7 @@ from sync.verify.side import Pair
 from sync.verify.values import Both, Values, same_deadline, when
 
 DELAYED_TTL_TOLERANCE_MS = 50  # where a side tells only remaining times, which pass on the way
+_COARSE_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Looks:
     def _glanced(self, place: Place, left: Glance, right: Glance) -> Suspect | None:
         """What the glance tells already."""
         if left.kind != right.kind:
-            mark = (left, right)
+            mark = self._marked(left), self._marked(right)
             if not right.there:
                 return Suspect(*place, "missing", left.kind.decode(), mark)
             if not left.there:
@@ -78,8 +79,16 @@ class Looks:
             return Suspect(*place, "type", f"{left.kind.decode()} against {right.kind.decode()}", mark)
         if left.there and not same_deadline(left.deadline, right.deadline, self._tolerance):
             detail = f"{when(left.deadline)} against {when(right.deadline)}"
-            return Suspect(*place, "ttl", detail, (left.deadline, right.deadline))
+            return Suspect(*place, "ttl", detail, (self._marked(left).deadline, self._marked(right).deadline))
         return None
+
+    def _marked(self, glance: Glance) -> Glance:
+        """What two looks at a key that rests have in common: before 7.0 a deadline is reckoned from the time that is
+        left, and comes out a millisecond later or earlier each time.
+        """
+        if self._pair.absolute or glance.deadline < 0:
+            return glance
+        return replace(glance, deadline=glance.deadline // _COARSE_MS)
 
     async def libraries(self) -> list[Suspect]:
         """Function libraries, by name and code."""

@@ -306,9 +306,9 @@ def test_two_ways_the_deadlines_of_the_snapshot_are_known(redis_server: StartSer
     assert_equal(source, target)
 
 
-@pytest.mark.parametrize("stale_keys", ["delete", "keep"])
+@pytest.mark.parametrize(("stale_keys", "writer"), [("delete", "gated"), ("delete", "guarded"), ("keep", "gated")])
 def test_libraries_that_the_source_no_longer_has_go_with_the_keys(
-    redis_server: StartServer, tmp_path: Path, stale_keys: Literal["delete", "keep"]
+    redis_server: StartServer, tmp_path: Path, stale_keys: Literal["delete", "keep"], writer: str
 ) -> None:
     source, target = redis_server(**{"repl-backlog-size": "16kb"}), redis_server()
 
@@ -322,14 +322,14 @@ def test_libraries_that_the_source_no_longer_has_go_with_the_keys(
     for name in ("stays", "goes", "comes"):
         load(name)
     source.control.set("k", 1)
-    with Link(source, target, tmp_path, snapshot_stale_keys=stale_keys) as link:
+    with Link(source, target, tmp_path, snapshot_stale_keys=stale_keys, writer=writer) as link:
         link.streaming()
         link.in_step(source)
     assert libraries(target) == {b"stays", b"goes", b"comes"}
     source.control.function_delete("goes")
     for number in range(10):
         source.control.set("filler", f"{number}" * 20_000)
-    with Link(source, target, tmp_path, snapshot_stale_keys=stale_keys) as link:
+    with Link(source, target, tmp_path, snapshot_stale_keys=stale_keys, writer=writer) as link:
         link.streaming()
         link.in_step(source)
         assert link.status.full_resyncs == 1
