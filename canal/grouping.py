@@ -12,7 +12,8 @@ from typing import Final
 
 from mypy_extensions import i64
 
-_STEPS: Final = [crc_hqx(bytes((byte,)), 0) for byte in range(256)]
+_HIGH: Final = bytes(crc_hqx(bytes((byte,)), 0) >> 8 for byte in range(256))
+_LOW: Final = bytes(crc_hqx(bytes((byte,)), 0) & 255 for byte in range(256))
 _DOLLAR: Final = 36
 _MULTI: Final = b"*1\r\n$5\r\nMULTI\r\n"
 _EXEC: Final = b"*1\r\n$4\r\nEXEC\r\n"
@@ -47,7 +48,8 @@ def gather(
     name: bytes = b""
     name_size: i64 = 0
     wanted: i64 = -1
-    steps = _STEPS
+    high: bytes = _HIGH
+    low: bytes = _LOW
     while here < last:
         begin: i64 = here
         look: i64 = here + 13
@@ -105,7 +107,8 @@ def gather(
             byte: i64 = raw[index]
             if byte == 123:  # '{'
                 break
-            crc = ((crc << 8) & 0xFF00) ^ steps[(crc >> 8) ^ byte]
+            step: i64 = (crc >> 8) ^ byte
+            crc = (((crc & 255) ^ high[step]) << 8) | low[step]
             index += 1
         if index < look:
             crc = _tagged(raw[int(look - size) : int(look)])

@@ -53,7 +53,7 @@ from sync.watch import SourceWatch
 
 _NEAR_BYTES = 4 << 20
 _FETCH_AT_ONCE = 1000
-_DENSE_BYTES = 128 << 10
+_DENSE_BYTES = 64 << 10
 _DENSE_S = 0.02
 """Who receives so much at once is behind the source; more must follow soon."""
 _WIDE_BYTES = 4 << 20

@@ -42,9 +42,11 @@ _MOST: Final = 2000
 _NARROW_S: Final = 1.0
 _GOOD: Final = b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n:0\r\n+OK\r\n"
 """What a node answers to a record that is there already, and one SET or MSET."""
-WIDTH: Final = 64
-"""How many times as large as for one server batches may be, so that a slot has several commands of each."""
-MOST_BYTES: Final = 8 << 20
+_FIRST: Final = 16
+_WIDTH: Final = 100
+"""How many times as large as for one server batches may be, so that a slot has several commands of each. They grow by
+and by, since nodes stand still while the first one is made up."""
+MOST_BYTES: Final = 10 << 20
 MOST_BY_SCRIPT: Final = 6000
 """Commands of the parts in which a large batch goes by scripts, where it has to."""
 
@@ -70,6 +72,7 @@ class Bulk:
         self._outstanding = 0  # chunks that are not answered
         self._waiting = 0  # of them, chunks that are not sent
         self._narrow_until = 0.0
+        self.width = _FIRST
 
     # what the writer asks
 
@@ -93,7 +96,10 @@ class Bulk:
 
     def takes(self, batch: Batch) -> bool:
         """Whether the batch goes this way."""
-        return self.busy or (batch.count >= self.least and self.wide)
+        if self.busy or (batch.count >= self.least and self.wide):
+            return True
+        self.width = _FIRST
+        return False
 
     def send(self, flight: Flight) -> bool:
         """Send a batch. False, and nothing is sent, when one slot has too much of it or a command is for all nodes."""
@@ -113,6 +119,7 @@ class Bulk:
                 self._narrow_until = time.monotonic() + _NARROW_S
             writer.lanes.split_units = split
             return False
+        self.width = min(2 * self.width, _WIDTH)
         self._divide(flight, used)
         for link in writer.links:
             self.release(link)

@@ -29,7 +29,7 @@ from sync.render import Failures
 from sync.sendwindow import SendWindow
 from sync.status import LinkStatus
 from sync.tag import Tagger
-from sync.target.cluster.bulk import MOST_BY_SCRIPT, MOST_BYTES, WIDTH, Bulk, cut
+from sync.target.cluster.bulk import MOST_BY_SCRIPT, MOST_BYTES, Bulk, cut
 from sync.target.cluster.connection import ClusterConnection
 from sync.target.cluster.fencing import NODES, ClusterFence, NodeTag, fence_node, open_node
 from sync.target.cluster.lanes import Lanes, of_slot, without
@@ -125,7 +125,7 @@ class ClusterWriter:
         """
         width = _PER_NODE * max(1, len(self.links))
         if self.bulk.wide:
-            return commands * max(width, WIDTH), max(size * width, min(size * WIDTH, MOST_BYTES))
+            return commands * max(width, self.bulk.width), max(size * width, min(size * self.bulk.width, MOST_BYTES))
         return commands * width, size * width
 
     @property
