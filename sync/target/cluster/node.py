@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sync.target.cluster.bulk import Chunk
 
 Then = Callable[[list[Any]], None]
+_NEW: Final = bytes.maketrans(b"1345", b"0000")
+"""A record gets five fields at most at once; how many of them were new is no matter."""
 
 
 @dataclass(slots=True)
@@ -89,7 +91,7 @@ class NodeLink:
         return now, self.tag.chain
 
     def send(self, data: bytes, count: int, then: Then, good: bytes = b"") -> None:
-        """Send commands that get ``count`` replies; where these are ``good`` to the byte, ``then`` gets none."""
+        """Send commands that get ``count`` replies; where these are ``good`` but for digits, ``then`` gets none."""
         self._waiting.append((count, then, good))
         self.conn.write(data)
 
@@ -118,13 +120,15 @@ class NodeLink:
 
     def _compare(self, data: bytes) -> bytes:
         """Replies that are what is wanted, to the byte, need no parsing; what is left when they are not."""
-        at = 0
+        if not self._waiting or not self._waiting[0][2]:
+            return data
+        at, told = 0, data.translate(_NEW)
         while at < len(data) and self._waiting and not self._replies and not self._reader.has_data():
             _, then, good = self._waiting[0]
             if not good:
                 break
             wanted = good[self._matched : self._matched + len(data) - at]
-            if not data.startswith(wanted, at):
+            if not told.startswith(wanted, at):
                 seen, self._matched = good[: self._matched], 0
                 return seen + data[at:]
             at += len(wanted)
