@@ -1,5 +1,5 @@
-"""Two ways between clusters, `conflicts: off`: every write once on both sides, under kills of both daemons; silence
-afterwards; expired copies that delete nothing fresh; and slots that are moved, which stop the link before any harm.
+"""Two ways between clusters, most with `conflicts: off`: every write once on both sides, under kills of both daemons;
+silence afterwards; expired copies that delete nothing fresh; and slots that are moved, which stop the link before harm.
 
 REDIS_CANAL_ROUNDS=30 kills each daemon so many times.
 """
@@ -32,9 +32,9 @@ COUNTED = EXACT[:2]  # INCR and LPUSH: one that is doubled or lost shows in the 
 HOMES = ("--home", "prefix:a=a", "--home", "b")
 
 
-def links(a: Reachable, b: Reachable, directory: Path, *more: str) -> tuple[LinkProcess, LinkProcess]:
+def links(a: Reachable, b: Reachable, directory: Path, conflicts: str = "off") -> tuple[LinkProcess, LinkProcess]:
     """Both directions."""
-    how = ("--two-way", "--conflicts", "off", *HOMES, *more)
+    how = ("--two-way", "--conflicts", conflicts, *HOMES)
     return (
         LinkProcess(a, b, directory, *how, "--source-dc", "a", "--target-dc", "b", name="a-b"),
         LinkProcess(b, a, directory, *how, "--source-dc", "b", "--target-dc", "a", name="b-a"),
@@ -152,14 +152,15 @@ def test_two_clusters_both_ways(tmp_path: Path) -> None:
         assert not [path for path in (tmp_path / "state").rglob("dead-letters.jsonl") if path.read_text()]
 
 
+@pytest.mark.parametrize("conflicts", ["off", "settle"])
 def test_slots_that_move_stop_a_two_way_link_before_it_deletes_anything(
-    redis_server: StartServer, tmp_path: Path
+    redis_server: StartServer, tmp_path: Path, conflicts: str
 ) -> None:
     b = redis_server("7.0")
     with Cluster.start(2) as a:
         keys = [f"a:{number}" for number in range(2000)]
         a.each(keys, "SET", "v")
-        there, back = links(a, b, tmp_path)
+        there, back = links(a, b, tmp_path, conflicts=conflicts)
         with there, back:
             wait_until(lambda: b.control.get("a:1") and b.control.exists("redis-canal:slots:a-b"), 60, "a snapshot")
             wait_until(lambda: streaming(a, "b-a", 0), 60, "the link back")
