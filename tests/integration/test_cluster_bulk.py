@@ -44,6 +44,8 @@ def test_writes_of_every_type_while_slots_move(tmp_path: Path) -> None:
         first, second, _ = cluster.masters
         with Workload(source, databases=(0,), rate=2000) as load, Link(source, cluster, tmp_path, **SMALL) as link:
             link.streaming()
+            at_once(source, **filled("t", 50, "u"))
+            link.until(lambda: calls(cluster, "mset") > 0, 30, "a large batch, before any slot moves")
             load.wait(1500)
             hot = sorted({slot_of(key) for key in source.client().keys("*")})
             for slot in hot[:12]:
@@ -54,7 +56,6 @@ def test_writes_of_every_type_while_slots_move(tmp_path: Path) -> None:
             link.in_step(source)
             assert link.status.target_slots_moved > 0
             assert link.status.dead_letters == 0 and link.status.full_resyncs == 1
-        assert calls(cluster, "mset") > 0
         with cluster.gathered() as copy:
             assert_equal(source, copy, ttl_tolerance_ms=MOVED_MS)
 
