@@ -17,7 +17,6 @@ COMPILED = [
     "canal/rdb/plain.py",
     "canal/compaction.py",
     "canal/routing.py",
-    "canal/grouping.py",
 ]
 
 
