@@ -119,6 +119,7 @@ class Conflicts:
         self.had_to = -1
         self.doubted: Callable[[Place], None] = lambda place: None  # told of the others, where somebody had not seen it
         self.quiet = False  # what is read is known already: nothing is told or counted
+        self.applied = -1  # of our stream, committed at ``there`` by our link; its tags need not have told yet
         self._on_conflict = on_conflict
         self._clock = clock
         self._delay_s = delay_s
@@ -480,7 +481,12 @@ class Conflicts:
         """The home has all the writes in dispute, and no echo came: a write that had no effect there is not in its
         stream, so it may not know of the dispute. Its server is asked for the echo from here.
         """
-        if self._there != self.homes.home(place) or not self._has_seen(self._there, place, entry):
+        if self._there != self.homes.home(place):
+            return False
+        known = self._known.get(self._streams.of(self._there, place), {})
+        if self.applied > known.get(self.stream, -1):  # a write without effect there asks for no tag in return
+            known = {**known, self.stream: self.applied}
+        if not _covered(known, entry.positions, self._there):
             return False
         entry.disputed_at = now
         self.prompts[place] = None

@@ -286,6 +286,7 @@ class Converge:
             return
         self._next_tick = now + _TICK_S
         self.echoes.trust_source(capture.journal.position if capture.status.connected else None, watch.source)
+        found.applied = self._status.applied_offset
         found.progress()
         asks = found.take_asks()
         if asks:

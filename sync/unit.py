@@ -73,6 +73,14 @@ class Circulation(CanalError):
     """The source's own writes come back to it: the topology has a loop that ``direct`` does not break."""
 
 
+class _Misplaced(Exception):
+    """A sound command where it means nothing; ``at``: its place in the stream."""
+
+    def __init__(self, said: str, at: int) -> None:
+        super().__init__(said)
+        self.said, self.at = said, at
+
+
 class _Transaction:
     """A source MULTI…EXEC that is being collected."""
 
@@ -148,6 +156,8 @@ class UnitReader:
                 self._have = len(rest)
             else:
                 self._have = 0
+        except _Misplaced as error:
+            raise ProtocolError(f"the source's stream: {error.said}", error.at) from None
         except ProtocolError as error:
             at = base + (error.offset or 0)
             raise ProtocolError(f"the source's stream: {str(error).rsplit(' (at', 1)[0]}", at) from None
@@ -258,7 +268,7 @@ class UnitReader:
 
     def _select(self, argv: list[bytes], start: int, end: int) -> None:
         if len(argv) != 2 or not argv[1].isdigit():
-            raise ProtocolError(f"expected SELECT <db>, got {argv[1:]!r}", start)
+            raise _Misplaced(f"expected SELECT <db>, got {argv[1:]!r}", start)
         if self._tx is not None:
             self._tx.db = int(argv[1])
         else:
@@ -383,7 +393,7 @@ class UnitReader:
     def _exec(self, end: int) -> None:
         tx = self._tx
         if tx is None:
-            raise ProtocolError("expected MULTI before EXEC", end)
+            raise _Misplaced("expected MULTI before EXEC", end)
         self._tx = None
         self.db = tx.db
         self.position = end

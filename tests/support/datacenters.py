@@ -176,7 +176,7 @@ class Link:
                     self.target.echo(key)
                 elif home != self.source.name:
                     self.conflicts.restate((0, key))
-        self.target.applied[self.source.name] = batch.end
+        self.target.applied[self.source.name] = self.conflicts.applied = batch.end
 
 
 class World:

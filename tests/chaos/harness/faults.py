@@ -363,10 +363,12 @@ def _operator(*words: str, undo: tuple[str, ...] = ()) -> Callable[[World, Direc
         undone: list[Future[bool]] = []
 
         def mend() -> None:
-            """Until it is taken: ZooKeeper may be away just now."""
+            """Until it is taken: ZooKeeper may be away just now. What was refused for that may have been done all the
+            same, its answer being lost, so it is undone in any case.
+            """
             if not asked.done():
                 raise NotYet
-            if asked.result() and undo and not (undone and undone[-1].done() and undone[-1].result()):
+            if undo and not (undone and undone[-1].done() and undone[-1].result()):
                 if not undone or undone[-1].done():
                     undone.append(asking.submit(_done, ask, undo))
                 raise NotYet
