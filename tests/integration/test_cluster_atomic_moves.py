@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_cluster_to_cluster import end_equal, shards_streaming
-from tests.support.cluster import Cluster
+from tests.support.cluster import MOVED_MS, Cluster
 from tests.support.cluster_load import ClusterLoad, seed
 from tests.support.links import LinkProcess
 from tests.support.process import wait_until
@@ -37,7 +37,7 @@ def test_slots_that_change_hands_at_once(tmp_path: Path) -> None:
                     link.kill()
                     link.start()
             load.stop()
-            end_equal(source, target, link)
+            end_equal(source, target, link, MOVED_MS)
             assert link.terminate() == 0, link.log[-4000:]
         letters = list((tmp_path / "state").rglob("dead-letters.jsonl"))
         assert not [path for path in letters if path.read_text()], link.log[-3000:]
