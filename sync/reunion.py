@@ -224,13 +224,14 @@ class Reunion:
             status.reunion = "compares both sides"
             mapping = TaskMapping(Transform(config.transform))
             report = await Comparison(pair, _OPTIONS, mapping=mapping).run()
+            restless = report.unsettled  # written meanwhile, so that it cannot be told yet whether they differ
             if not report.equal:
                 status.reunion = "brings both sides together"
                 log.info("%d keys differ after the resync; %s", report.different, rule)
                 remedy = Remedy("echo", mapping=mapping, decide=self._winner(rule, mapping))
                 report = await repair(config.source, config.target, _OPTIONS, report, remedy)
             status.reunion_keys += report.repaired
-            return report.different or int(status.full_resyncs != generation)
+            return report.different + restless or int(status.full_resyncs != generation)
         finally:
             pair.close()
 
