@@ -118,11 +118,10 @@ class Converge:
         self._status = status
         self._log = ConflictLog(config.state_dir)
         self.echoes = Echoes(config, status, self._echoed)
-        self.echoes.target.lacks = lambda: self.lacking()
+        self.echoes.target.lacks = self._lacks
         mapping = TaskMapping(Transform(config.transform))
         differs = partial(self.differs, reason="reply lost")
-        wait = lambda: self.lacking()  # noqa: E731
-        self._doubts = Doubts(config, status, mapping, differs, self.never_rests, self._of_third, wait)
+        self._doubts = Doubts(config, status, mapping, differs, self.never_rests, self._of_third, self._lacks)
         self._next_tick = 0.0
         self._next_save = 0.0
         self._saved: tuple[int, int] | None = None
@@ -132,6 +131,9 @@ class Converge:
         self._judged: Judged | None = None  # as far as replies were looked at
         self._judged_saved: Judged | None = None
         status.home, status.homes_fingerprint = str(self.homes), self.homes.fingerprint
+
+    def _lacks(self) -> bool:
+        return self.lacking()
 
     async def run(self) -> None:
         """Carry out echoes until cancelled."""

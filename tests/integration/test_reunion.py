@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,8 @@ from sync.doubts import Doubts
 from sync.homes import Homes
 from sync.reunion import Reunion, reunion_key
 from sync.status import LinkStatus
-from sync.verify import Options, compare
+from sync.verify import Options, Report, compare
+from sync.verify.comparison import Comparison
 from sync.verify.side import Pair
 from tests.conftest import StartServer
 from tests.support.links import Link
@@ -275,4 +278,26 @@ def test_a_side_that_lacks_writes_does_not_win_before_both_were_compared(
             assert client.hgetall(f"h{number}") == {b"first": b"1", b"second": b"2", b"third": b"3"}
             assert client.lrange(f"q{number}", 0, -1) == [b"third", b"fourth"]
     equal(sides)
+    sides.close()
+
+
+def test_what_was_written_during_the_comparison_is_looked_at_again(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that changed from look to look was neither equal nor different: the reunion is not over with it."""
+    compared, run = [0], Comparison.run
+
+    async def restless(self: Comparison, resume: dict[str, Any] | None = None) -> Report:
+        report = await run(self, resume)
+        compared[0] += 1
+        return replace(report, unsettled=int(compared[0] == 1))
+
+    monkeypatch.setattr(Comparison, "run", restless)
+    sides.a.control.set("k", 1)
+    sides.links["ab"].in_step(sides.a)
+    sides.lose("ab")
+    sides.forget(sides.a)
+    sides.mend("ab")
+    sides.settled()
+    assert compared[0] == 2
     sides.close()
