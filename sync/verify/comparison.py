@@ -24,6 +24,7 @@ from sync.verify.look import Looks, Suspect
 from sync.verify.mapping import Mapping
 from sync.verify.pace import Pace
 from sync.verify.report import Difference, Options, Progress, Report
+from sync.verify.seen import Seen
 from sync.verify.side import Pair, Side
 
 CHUNKS: Final = 4  # glances of one page under way at the same time
@@ -95,6 +96,8 @@ class Comparison:
         self._saved = time.monotonic()
         self._suspects: dict[tuple[str, int, bytes], Suspect] = {}
         self._mark = Bookmark()
+        self._seen = Seen()
+        self.restless: list[Place] = []  # those that are counted as unsettled, as many as are remembered
         self.report = Report()
 
     async def run(self, resume: dict[str, Any] | None = None) -> Report:
@@ -131,6 +134,10 @@ class Comparison:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"what was saved of the earlier comparison cannot be read: {error!r}") from None
         self._mark = mark
+        # what was met before is met again by the second side's scan, but for what is counted already
+        self._seen = Seen(everything=self.report.overflow)
+        for db, key in [*mark.suspects, *((one.db, one.key) for one in self.report.differences)]:
+            self._seen.add(db, [key])
         for place in mark.suspects:  # with a mark that no look has: they are looked at as often as new ones
             self._suspects[("", *place)] = Suspect(*place, "value", "", ("resumed",))
         return self.report.seconds
@@ -197,16 +204,24 @@ class Comparison:
 
     async def _first_page(self, db: int, keys: list[bytes]) -> None:
         self.report.first_keys += len(keys)
+        self._seen.add(db, keys)
         await self._look([(db, key) for key in keys])
 
     async def _second_page(self, db: int, keys: list[bytes]) -> None:
-        """Keys of the second side that the first lacks."""
+        """Keys of the second side that the first lacks, or lacked when it was scanned: a key that came, or came back,
+        behind the cursor has not been looked at.
+        """
         self.report.second_keys += len(keys)
         await self._pace.spend(len(keys) / 10)
         places = await self._places_back(db, keys)
         absent: list[Place] = []
         for at in sorted({one[0] for one in places}):
-            names = [key for one, key in places if one == at]
+            named = [key for one, key in places if one == at]
+            new = self._seen.missing(at, named)
+            absent += [(at, key) for key in new]
+            names = [key for key in named if key not in new] if new else named
+            if not names:
+                continue
             (there,) = await self._pair.first.ask(at, [[b"EXISTS", *names]])
             if there == len(names):
                 continue
@@ -291,6 +306,8 @@ class Comparison:
             report.rounds = max(report.rounds, looks)
             self._show()
         report.unsettled += len(self._suspects)
+        places = [(one.db, one.key) for one in self._suspects.values() if one.kind != "function"]
+        self.restless += places[: max(0, options.keep - len(self.restless))]
         self._suspects = {}
 
     async def _rest(self) -> None:

@@ -143,7 +143,10 @@ class _Repair:
             await comparison.check([(one.db, one.key) for one in left if one.kind != "function"])
             libraries = {(one.db, one.key) for one in left if one.kind == "function"}
             again = comparison.report.differences
-            left = [one for one in again if one.kind != "function" or (one.db, one.key) in libraries]
+            restless = set(comparison.restless)  # written all the time: whether they are equal now nobody can tell
+            left = [one for one in left if one.kind != "function" and (one.db, one.key) in restless] + [
+                one for one in again if one.kind != "function" or (one.db, one.key) in libraries
+            ]
         return left
 
     async def _attempt(self, found: list[Difference]) -> None:

@@ -130,6 +130,23 @@ async def test_what_is_in_flight_is_not_reported(pair: tuple[Server, Server]) ->
     assert report.rounds == 3
 
 
+async def test_a_key_that_came_back_behind_the_scan_is_compared(pair: tuple[Server, Server]) -> None:
+    """A scan promises nothing of keys that were not there all the while: this one was not at the first side when that
+    was scanned, and was when the second side named it.
+    """
+    first, second = pair
+    first.control.set("calm", 1)
+    second.control.mset({"calm": 1, "list": "longer", "deleted": "meanwhile"})
+
+    def renew(report: Report) -> None:
+        if report.first_keys and not report.second_keys:
+            first.control.set("list", "short")
+
+    report = await look(first, second, Options(rounds=2, pause_s=0.01), renew)
+    assert kinds(report) == {b"list": "value", b"deleted": "extra"}
+    assert report.keys == 1
+
+
 async def test_equal_sides_need_one_round(pair: tuple[Server, Server]) -> None:
     first, second = pair
     report = await look(first, second, Options(rounds=5, pause_s=60))

@@ -253,6 +253,26 @@ async def test_a_key_that_is_written_all_the_time_is_repaired_by_writes_exactly(
     assert (await look(first, second, rounds=2)).differences == []
 
 
+async def test_a_key_that_never_rests_does_not_count_as_repaired(redis_server: StartServer) -> None:
+    first, second = redis_server(), redis_server()
+    first.control.mset({"calm": 1, "restless": 1})
+    report = await look(first, second, rounds=1)
+    assert report.found == 2
+    number = 0
+
+    def change(_: Report) -> None:
+        nonlocal number
+        number += 1
+        first.control.set("restless", f"first {number}")
+        second.control.mset({"restless": f"second {number}", "calm": 1})
+
+    remedy = Remedy("echo", progress=change)
+    ends = parse_url(first.url), parse_url(second.url)
+    left = await repair(*ends, Options(rounds=3, pause_s=0.01, patience=2), report, remedy)
+    assert [one.key for one in left.differences] == [b"restless"]
+    assert (left.repaired, left.found) == (1, 1)
+
+
 def test_the_command_says_what_it_will_do_asks_and_repairs(redis_server: StartServer) -> None:
     first, second = redis_server(), redis_server()
     first.control.mset({f"k{number}": number for number in range(20)})

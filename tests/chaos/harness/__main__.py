@@ -65,6 +65,7 @@ def main() -> int:
         except AssertionError as error:
             print(f"FAILED {error}", flush=True)
         if given.json is not None:
+            given.json.parent.mkdir(parents=True, exist_ok=True)
             given.json.write_text(json.dumps([vars(one) for one in reports], indent=1) + "\n")
         if report.error and not given.keep_going:
             break
