@@ -42,6 +42,6 @@ def reaches_tag(name: bytes, argv: list[bytes], db: int) -> bool:
     return name == b"SWAPDB" and b"0" in argv[1:3]
 
 
-def keep_reserved(argv: list[bytes], db: int = 0) -> list[bytes]:
+def keep_reserved(argv: list[bytes], db: int) -> list[bytes]:
     """The same command as a script that keeps the reserved keys."""
     return [b"EVAL", KEEP, b"1", INDEX, b"%d" % db, *argv]

@@ -166,9 +166,7 @@ class Tagger:
             self._past_told = past
         if full:
             argv += [b"epoch", b"%d" % last.epoch]
-        self._stored = replace(
-            last, uid=self.uid, position=position, db=db, snapshot=snapshot, progress=progress, at_ms=at_ms
-        )
+        self._stored = replace(last, uid=self.uid, position=position, db=db, snapshot=snapshot)
         return argv
 
     @property

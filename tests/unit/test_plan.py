@@ -119,3 +119,11 @@ def test_a_node_that_is_full_takes_no_odd_shard() -> None:
         room = {names[0]: 1, names[1]: 9, names[2]: 9}
         assert quotas(4, room, {})[names[0]] == 1
         assert sum(quotas(4, room, {}).values()) == 4
+
+
+def test_who_holds_more_than_the_odd_shard_has_no_better_claim_to_it_and_who_holds_none_a_worse_one() -> None:
+    for names in (("a", "b"), ("b", "a"), ("x", "y"), ("y", "x")):
+        first = min(names, key=lambda name: rank(name, ShardId("", "")))
+        got = quotas(3, dict.fromkeys(names, 9), {names[0]: 2, names[1]: 3})
+        assert got == {name: 2 if name == first else 1 for name in names}
+        assert quotas(3, dict.fromkeys(names, 9), {names[0]: 1}) == {names[0]: 2, names[1]: 1}

@@ -131,3 +131,53 @@ def test_what_begins_with_a_tag_of_these_origins() -> None:
     assert not begins_tagged(other + tag, 0, {"a"})
     assert not begins_tagged(tag[:-3], 0, {"a"})
     assert not begins_tagged(encode([b"HSET", KEY, b"v", b"9", b"origin", b"a"]), 0, {"a"})
+
+
+def test_policy_and_slots_are_told_to_each_hash_by_itself_and_again_after_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000
+    monkeypatch.setattr("sync.tag.time.time_ns", lambda: now * 1_000_000)
+    tagger = Tagger(KEY, "uid", "a", None, "12345678")
+    tagger.slots = lambda: b"0-5"
+
+    def told(argv: list[bytes]) -> bool:
+        said = fields(argv)
+        assert (b"homes" in said) is (b"slots" in said)
+        assert said.get(b"homes", b"12345678") == b"12345678" and said.get(b"slots", b"0-5") == b"0-5"
+        return b"homes" in said
+
+    assert told(tagger.make(AT, 0)) and not told(tagger.make(AT, 0)) and told(tagger.make(AT, 0, full=True))
+    assert told(tagger.words(b"node", AT, node=True)) and not told(tagger.words(b"node", AT, node=True))
+    assert told(tagger.words(b"next", AT, node=True)) and not told(tagger.words(b"plain", AT))
+    for passed, again in ((999, False), (1, True), (-999, False), (-1, True)):  # a clock may be set back
+        now += passed
+        assert told(tagger.make(AT, 0)) is again
+    assert not told(Tagger(KEY, "uid", "a", None).words(b"node", AT, node=True))
+
+
+@pytest.mark.parametrize(("homes", "snapshot"), [("h", True), ("h", False), ("", True), ("", False)])
+def test_words_tell_of_a_snapshot_where_conflicts_are_settled(homes: str, snapshot: bool) -> None:
+    tagger = Tagger(KEY, "uid", "a", None, homes)
+    assert tagger.settles is bool(homes)
+    said = fields(tagger.words(b"node", AT, snapshot=snapshot))
+    assert said.get(b"phase") == (b"snapshot" if homes and snapshot else None)
+
+
+def test_a_tag_says_each_thing_under_its_name() -> None:
+    tagger = Tagger(KEY, "uid", "a", Checkpoint(uid="other", epoch=4, past="p"), "h")
+    said = fields(tagger.make(AT, 3, seen="c=x:1", opos="y:2", own=1, full=True))
+    assert said.pop(b"at").isdigit()
+    wanted = {b"v": b"1", b"origin": b"a", b"pos": str(AT).encode(), b"db": b"3", b"uid": b"uid", b"phase": b"stream"}
+    wanted |= {b"snap": b"0", b"seen": b"c=x:1", b"opos": b"y:2", b"via": b"a", b"own": b"1", b"homes": b"h"}
+    assert said == wanted | {b"past": b"p", b"epoch": b"4"}
+
+
+def test_a_checkpoint_is_read_field_by_field() -> None:
+    assert Checkpoint.from_fields({}, "key") == Checkpoint("", 0, None, 0, "", False, False, False, 0, "", 0, "")
+    said = {b"uid": b"u", b"epoch": b"1", b"pos": str(AT).encode(), b"db": b"2", b"origin": b"a", b"phase": b"again"}
+    said |= {b"snap": b"3", b"seen": b"s", b"at": b"4", b"past": b"p", b"v": b"1"}
+    found = Checkpoint.from_fields(said, "key")
+    assert found == Checkpoint("u", 1, AT, 2, "a", True, True, True, 3, "s", 4, "p")
+    with pytest.raises(TagError, match=r"^checkpoint key: field db should be a number, found b'xxxx"):
+        Checkpoint.from_fields({b"db": b"x" * 99}, "key")
