@@ -45,6 +45,15 @@ def parsed(raw: bytes) -> list[list[bytes]]:
 # --- cutting
 
 
+def test_a_new_batch_says_nothing_of_what_it_does_not_hold() -> None:
+    """Batches of a snapshot are made without a unit, and these go into their tags."""
+    made = Batch(5, 3)
+    assert (made.units, made.count, made.size, made.void, made.progress, made.sent) == ([], 0, 0, 0, 0, 0.0)
+    assert (made.origin, made.opos, made.seen, made.needs) == ("", "", "", "")
+    assert (made.received_ms, made.last_received_ms) == (0, 0)
+    assert (made.solo, made.noscript, made.snapshot, made.first, made.again) == (False,) * 5
+
+
 def test_what_is_ready_goes_as_one_batch() -> None:
     batcher = Batcher(10, 1 << 20)
     batcher.add(unit(10, 1))

@@ -154,3 +154,13 @@ def test_moving_says_what_is_done_now() -> None:
 def test_what_goes_backward_is_told_how_it_could_go() -> None:
     with pytest.raises(Backward, match=r"\(a new start is a new run\)$"):
         check(ShardState("streaming", run=1), ShardState("assigned", run=1))
+
+
+def test_what_an_older_release_did_not_write_says_nothing() -> None:
+    new = ShardState()
+    assert (new.state, new.level, new.ended) == ("created", 0, False)
+    assert (new.node, new.phase, new.replid, new.error, new.slots, new.restart_reason) == ("",) * 6
+    assert (new.run, new.epoch, new.restarts, new.full_resyncs, new.spec_version) == (0,) * 5
+    assert (new.source_offset, new.journaled_offset, new.applied_offset, new.lag_bytes) == (0,) * 4
+    assert (new.lag_seconds, new.since, new.updated) == (None, 0.0, 0.0)
+    assert Known() == Known(new, -1)

@@ -6,7 +6,7 @@ import pytest
 
 from canal.position import Position
 from canal.resp import encode
-from sync.tag import PREFIX, Checkpoint, TagError, Tagger, checkpoint_key, is_reserved, recognise
+from sync.tag import INDEX, PREFIX, Checkpoint, TagError, Tagger, checkpoint_key, is_reserved, recognise
 
 KEY = checkpoint_key("a-b", "0")
 AT = Position("0123456789abcdef0123456789abcdef01234567", 1000)
@@ -127,6 +127,12 @@ def test_other_writes_are_no_tags(argv: list[bytes]) -> None:
 def test_a_tag_from_the_future_is_refused(version: bytes) -> None:
     with pytest.raises(TagError, match="upgrade"):
         recognise([b"HSET", KEY, b"v", version, b"origin", b"a"])
+
+
+def test_the_names_at_the_target_never_change() -> None:
+    """Another release looks for them there."""
+    assert checkpoint_key("a-b", "0") == b"redis-canal:checkpoint:a-b/0"
+    assert INDEX == b"redis-canal:links"
 
 
 def test_reserved_keys_are_those_with_the_prefix() -> None:

@@ -179,5 +179,12 @@ def test_a_checkpoint_is_read_field_by_field() -> None:
     said |= {b"snap": b"3", b"seen": b"s", b"at": b"4", b"past": b"p", b"v": b"1"}
     found = Checkpoint.from_fields(said, "key")
     assert found == Checkpoint("u", 1, AT, 2, "a", True, True, True, 3, "s", 4, "p")
-    with pytest.raises(TagError, match=r"^checkpoint key: field db should be a number, found b'xxxx"):
+
+
+def test_what_stands_in_a_field_is_shown_but_not_without_end() -> None:
+    with pytest.raises(TagError, match=r"^checkpoint key: field db should be a number, found b'x{40}'$"):
         Checkpoint.from_fields({b"db": b"x" * 99}, "key")
+    with pytest.raises(TagError, match=r" has the format b'x{40}', which is no number; upgrade this one$"):
+        recognise([b"HSET", KEY, b"v", b"x" * 99, b"origin", b"a"])
+    with pytest.raises(TagError, match=r"^checkpoint key: field pos: expected <40 hex digits>:<offset>, got '\ufffd'$"):
+        Checkpoint.from_fields({b"pos": b"\xff"}, "key")

@@ -77,7 +77,7 @@ def test_every_unit_of_the_source_carries_what_was_seen_then() -> None:
     one, two = feed(units, DEL, MULTI + put(b"x") + DEL + EXEC)
     assert [(unit.seen, unit.needs) for unit in (one, two)] == [("seen", "needs")] * 2
     for plain in feed(reader(), DEL, MULTI + put(b"x") + DEL + EXEC):
-        assert (plain.seen, plain.needs) == ("", "")
+        assert (plain.origin, plain.opos, plain.seen, plain.needs) == ("", "", "", "")
 
 
 @pytest.mark.parametrize("watched", [True, False])
@@ -314,10 +314,11 @@ def test_circulation_names_the_tasks_and_what_to_do() -> None:
 
 def test_no_command_at_the_very_beginning_is_told_with_its_place() -> None:
     with pytest.raises(ProtocolError) as caught:
-        feed(reader(), b"garbage\r\n")
+        feed(reader(), b"x (at y) (at z)\r\n")
     assert caught.value.offset == BASE
-    assert str(caught.value).startswith(
-        "the source's stream: expected a command (*<count>, at most 16777216 arguments), got b'garbage\\r\\n'"
+    assert str(caught.value) == (
+        "the source's stream: expected a command (*<count>, at most 16777216 arguments), "
+        f"got b'x (at y) (at z)\\r\\n' (at offset {BASE})"
     )
 
 
