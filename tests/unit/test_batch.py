@@ -7,7 +7,7 @@ from canal.resp import encode, parse
 from sync.batch import Batch, Batcher, command_at, without
 from sync.render import MAX_SCRIPT_ARGUMENTS, render, script_form
 from sync.tag import Checkpoint, Tagger, checkpoint_key
-from sync.unit import Piece, Unit
+from sync.unit import DeadLetter, Piece, Unit
 
 REPLID = "f" * 40
 KEY = checkpoint_key("t", "0")
@@ -228,3 +228,32 @@ def test_a_command_is_found_behind_units_of_several_pieces() -> None:
         (2, put(3), 100),
         None,
     ]
+
+
+# --- what is asked of a batch and of what waits
+
+
+def test_pieces_and_letters_of_all_units_come_in_order() -> None:
+    one = unit(10, 1, dead=[DeadLetter(5, 0, [b"A"], "x")])
+    two = unit(20, dead=[DeadLetter(15, 0, [b"B"], "x"), DeadLetter(16, 0, [b"C"], "x")])
+    two.pieces = [Piece(1, encode(put(2)), 1), Piece(0, encode(put(3)), 1)]
+    batch = Batch(20, 0, [one, two])
+    assert [(piece.db, parsed(piece.raw)) for piece in batch.pieces()] == [(0, [put(1)]), (1, [put(2)]), (0, [put(3)])]
+    assert [letter.argv for letter in batch.dead()] == [[b"A"], [b"B"], [b"C"]]
+
+
+def test_what_waits_is_known_before_it_is_taken() -> None:
+    """What the next batch needs at the target is waited for before that batch is sent, not before the last one."""
+    batcher = Batcher(1, 1 << 20)
+    assert (batcher.empty, batcher.behind, batcher.next_needs) == (True, 0, "")
+    told = []
+    for number in (1, 2, 3):
+        batcher.add(unit(number * 10, number, needs=f"n{number}"))
+        told.append((batcher.empty, batcher.behind, batcher.next_needs))
+    assert told == [(False, 0, "n1"), (False, 1, "n1"), (False, 2, "n1")]
+    left = []
+    while (batch := batcher.take()) is not None:
+        left.append((batch.needs, batcher.empty, batcher.behind, batcher.next_needs))
+    assert left == [("n1", False, 1, "n2"), ("n2", False, 0, "n3"), ("n3", True, 0, "")]
+    batcher.add(unit(40, 4, solo=True, needs="n4"))
+    assert (batcher.empty, batcher.behind, batcher.next_needs) == (False, 1, "n4"), "closed, and none is open"

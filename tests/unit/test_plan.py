@@ -127,3 +127,8 @@ def test_who_holds_more_than_the_odd_shard_has_no_better_claim_to_it_and_who_hol
         got = quotas(3, dict.fromkeys(names, 9), {names[0]: 2, names[1]: 3})
         assert got == {name: 2 if name == first else 1 for name in names}
         assert quotas(3, dict.fromkeys(names, 9), {names[0]: 1}) == {names[0]: 2, names[1]: 1}
+
+
+def test_a_shard_is_written_with_its_task_first_and_a_node_offers_room_for_256() -> None:
+    assert str(ShardId("sh-bj", "0")) == "sh-bj/0"
+    assert Capacity() == Capacity(256, False)
