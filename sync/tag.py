@@ -237,7 +237,7 @@ def recognise(argv: list[bytes]) -> Tag | None:
     what = f"a tag of link {link} in the source's stream"
     if not version.isdigit():
         raise TagError(f"{what} has the format {version[:40]!r}, which is no number; upgrade this one")
-    formats.check(what, int(version), TagError, "upgrade this one")
+    formats.check(what, int(version), TagError)
     return Tag(link, origin.decode("utf-8", "replace"), fields)
 
 

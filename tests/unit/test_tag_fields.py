@@ -69,6 +69,11 @@ def test_past_is_told_when_it_changes_and_given_up_with_a_snapshot() -> None:
     assert b"past" not in fields(tagger.make(AT, 0, full=True))
 
 
+@pytest.mark.parametrize("kind", [{}, {"full": True}, {"snapshot": True}])
+def test_who_knows_no_past_tells_none(kind: dict[str, bool]) -> None:
+    assert b"past" not in fields(Tagger(KEY, "uid", "a", None).make(AT, 0, **kind))  # type: ignore[arg-type]
+
+
 def test_past_goes_on_from_what_is_stored() -> None:
     stored = Checkpoint(uid="uid", position=AT, db=0, past="one")
     tagger = Tagger(KEY, "uid", "a", stored)
