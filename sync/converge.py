@@ -33,6 +33,7 @@ from sync.effects import is_usual
 from sync.expiry import ExpiryRule
 from sync.fieldexpiry import FieldRule
 from sync.homes import Homes, Place
+from sync.reunion import reunion_due_at
 from sync.rules import Dropped, Rules, Watch
 from sync.seen import format_seen, parse_position, parse_seen
 from sync.status import LinkStatus
@@ -119,6 +120,7 @@ class Converge:
         self._log = ConflictLog(config.state_dir)
         self.echoes = Echoes(config, status, self._echoed)
         self.echoes.target.lacks = self._lacks
+        self.echoes.source.says_lacks = reunion_due_at  # a link back was lost: its own node knows, and marks the server
         mapping = TaskMapping(Transform(config.transform))
         differs = partial(self.differs, reason="reply lost")
         self._doubts = Doubts(config, status, mapping, differs, self.never_rests, self._of_third, self._lacks)

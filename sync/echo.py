@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -212,6 +212,7 @@ class Echoer:
     each key. A server that cannot be reached keeps the keys waiting: they are never dropped. ``trusted``: the run id of
     the server whose state may be echoed, None for any; at another one, which was restarted or took over, keys wait.
     ``lacks``: does the server lack writes of others that will be brought by other means? Its keys wait as well.
+    ``says_lacks``: the same, as the server itself says before each round. ``held``: they wait because of either.
     """
 
     endpoint: Endpoint
@@ -224,6 +225,8 @@ class Echoer:
     trusted: str | None = None
     stranger: bool = False  # keys wait because the server is not the trusted one
     lacks: Callable[[], bool] = lambda: False
+    says_lacks: Callable[[Connection], Awaitable[bool]] | None = None
+    held: bool = False
     last_error: str | None = None
     _wanted: dict[Place, None] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -262,7 +265,8 @@ class Echoer:
                         conn.close()
                         conn = None
                     continue
-                if self.lacks():
+                self.held = self.lacks()
+                if self.held:
                     await asyncio.sleep(_LACKS_S)
                     continue
                 try:
@@ -274,6 +278,10 @@ class Echoer:
                         conn.close()  # nobody has looked yet whether it has lost anything
                         await asyncio.sleep(_HOLD_S * 5)  # keys may be asked for all the time
                         await self._woken(_AGAIN_S)
+                        continue
+                    self.held = self.says_lacks is not None and await self.says_lacks(conn)
+                    if self.held:
+                        await asyncio.sleep(_LACKS_S)
                         continue
                     await self._round(conn)
                     backoff.reset()

@@ -80,6 +80,15 @@ async def reunion_due_into(side: Side) -> bool:
     return any(await side.ask(0, [[b"EXISTS", name] for name in marks])) if marks else False
 
 
+async def reunion_due_at(conn: Connection) -> bool:
+    """The same, of the server of a connection; False for a cluster, where there are none. Raises Unreachable."""
+    if conn.several:
+        return False
+    links = await conn.call(b"SMEMBERS", INDEX)
+    marks = [name for name in links if name.startswith(_KEY)]
+    return bool(marks) and bool(await conn.call(b"EXISTS", *marks))
+
+
 class _BackIsAway(CanalError):
     """Nothing can be decided while the link back does not flow."""
 

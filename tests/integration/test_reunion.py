@@ -232,7 +232,7 @@ def test_a_side_that_lacks_writes_does_not_win_before_both_were_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """b lacks what a wrote while the link was lost, and is every key's home. Neither a write of a that has no effect at
-    b nor a key whose replies were lost makes b's state win.
+    b nor a key whose replies were lost makes b's state win, nor a conflict that the link back has found.
     """
     may, looked = threading.Event(), [0]
     reunite, look = Reunion._reunite, Doubts._look
@@ -271,8 +271,14 @@ def test_a_side_that_lacks_writes_does_not_win_before_both_were_compared(
     link.in_loop(link.converge._doubts.add, [(0, b"h%d" % number) for number in range(20)])
     link.until(lambda: looked[0] >= 10, 60, "the keys were looked at")
     assert link.status.echoes == 0
+    back = sides.links["ba"]
+    echoer = back.converge.echoes.source
+    back.in_loop(echoer.ask, [(0, b"h%d" % number) for number in range(20)])
+    back.until(lambda: echoer.held, 60, "the link back waits too")
+    assert back.status.echoes == 0
     may.set()
     sides.settled()
+    back.until(lambda: not echoer.held and not echoer.figures.waiting, 60, "the echoes that waited")
     for client in (a, sides.b.control):
         for number in range(20):
             assert client.hgetall(f"h{number}") == {b"first": b"1", b"second": b"2", b"third": b"3"}

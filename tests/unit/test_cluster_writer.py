@@ -93,6 +93,19 @@ async def steps() -> None:
         await asyncio.sleep(0)
 
 
+async def test_a_record_that_is_ahead_is_not_put_back() -> None:
+    """A node that gets nothing of a batch has a record written all the same: not of a slot that is beyond it, or after
+    another crash what the slot has applied already would be applied once more.
+    """
+    committed: list[int] = []
+    writer, wire = made(committed)
+    writer.lanes.skips = [500] * SLOTS
+    writer.submit(batch(100, [b"INCR", b"a"]))
+    assert (wire.sent, committed) == ([], [100])
+    writer.submit(batch(600, [b"INCR", b"a"]))
+    assert [argv[0] for argv in wire.sent] == [b"EVALSHA"]
+
+
 async def test_a_node_is_put_in_order_while_questions_about_a_moving_slot_are_on_their_way() -> None:
     """All calls are answered while the transaction of the slot that waits is not: they are sent again all the same."""
     committed: list[int] = []

@@ -120,7 +120,11 @@ class Lanes:
         lanes[self.owners[slot]].add(slot, self._heads[slot], body, argc, end, number)
 
     def mark(self, lane: Lane, slot: int, end: int) -> None:
-        """Have the slot's record written without a command."""
+        """Have the slot's record written without a command, unless the slot is beyond it: its record would go back, and
+        after another crash what it has applied would be applied once more.
+        """
+        if self.skips and end <= self.skips[slot]:
+            return
         lane.add(slot, self._heads[slot], b"", 0, end, -1)
 
     def _fields(self, name: bytes, members: list[bytes]) -> list[tuple[int, list[bytes]]]:
