@@ -17,6 +17,7 @@ COMPILED = [
     "canal/rdb/plain.py",
     "canal/compaction.py",
     "canal/routing.py",
+    "canal/grouping.py",
 ]
 
 

@@ -17,7 +17,8 @@ from bench import _common as common
 from canal.cluster import SLOTS
 from console.demo.servers import free_ports
 
-WAYS = ("standalone", "script", "transactions")
+WAYS = ("standalone", "cluster", "transactions")
+CPU = ("daemon_cpu", "targets_cpu", "source_cpu")
 
 
 class Cluster:
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="bytes of a value (default: 64)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each way (default: 3)")
     parser.add_argument("--masters", type=int, default=3, help="masters of a cluster (default: 3)")
+    parser.add_argument("--ways", default=",".join(WAYS), help="which of them, standalone first (default: all)")
     parser.add_argument("--quick", action="store_true", help="200k commands, 2 rounds")
     given = parser.parse_args()
     if given.quick:
@@ -84,11 +86,14 @@ def measure(shop: common.Workshop, given: Any) -> dict[str, Any]:
     source = shop.server("source")
     targets: dict[str, Any] = {
         "standalone": shop.server("target"),
-        "script": Cluster(shop, "script", given.masters),
+        "cluster": Cluster(shop, "cluster", given.masters),
         "transactions": Cluster(shop, "transactions", given.masters),
     }
     daemons = {}
+    ways = given.ways.split(",")
     for way, target in targets.items():
+        if way not in ways:
+            continue
         options = ("--name", way, *(("--writer", "gated") if way == "transactions" else ()))
         daemons[way] = shop.daemon(source, target, *options)
         daemons[way].wait_streaming()
@@ -96,38 +101,48 @@ def measure(shop: common.Workshop, given: Any) -> dict[str, Any]:
     common.say("preparing the load")
     blocks = common.set_blocks(given.commands, given.keys, given.size)
     loader = common.Loader(source)
-    runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for number in range(given.rounds):
         loader.send(blocks)
-        for way in WAYS:
-            runs[way].append(figures := catch_up(source, daemons[way]))
-            rate, cpu = given.commands / figures["seconds"] / 1000, 1e6 * figures["cpu_seconds"] / given.commands
-            common.say(f"round {number + 1} {way}: {rate:.0f} k commands/s, CPU {cpu:.1f} µs")
-    for way in WAYS[1:]:
+        for way in ways:
+            runs[way].append(figures := catch_up(source, targets[way], daemons[way]))
+            rate = given.commands / figures["seconds"] / 1000
+            cpu = [1e6 * figures[whose] / given.commands for whose in CPU]
+            common.say(
+                f"round {number + 1} {way}: {rate:.0f} k commands/s, µs of CPU a command: "
+                f"{cpu[0]:.2f} daemon, {cpu[1]:.2f} targets, {cpu[2]:.2f} source"
+            )
+    for way in ways[1:]:
         if targets[way].user_keys() != source.client.dbsize():
             raise RuntimeError(f"{way}: not all keys are at the target")
     result["rounds"] = runs
-    for way in WAYS:
+    for way in ways:
         rates = [given.commands / one["seconds"] for one in runs[way]]
-        cpu = [1e6 * one["cpu_seconds"] / given.commands for one in runs[way]]
+        cpu = {
+            f"{whose}_us_per_command": common.spread([1e6 * one[whose] / given.commands for one in runs[way]])
+            for whose in CPU
+        }
         pairs = zip(runs["standalone"], runs[way], strict=True)
         ratio = common.spread([alone["seconds"] / one["seconds"] for alone, one in pairs])
-        spreads = {"commands_per_second": common.spread(rates), "cpu_us_per_command": common.spread(cpu)}
-        result[way] = {**spreads, "ratio": ratio}
+        peak = common.memory_bytes(daemons[way].process)["peak"]
+        result[way] = {"commands_per_second": common.spread(rates), **cpu, "ratio": ratio, "peak_bytes": peak}
     return result
 
 
-def catch_up(source: common.Server, daemon: common.Daemon) -> dict[str, float]:
-    """Continue the link until it has committed all that the source has written; seconds, and its CPU meanwhile."""
+def catch_up(source: common.Server, target: common.Server | Cluster, daemon: common.Daemon) -> dict[str, float]:
+    """Continue the link until it has committed all that the source has written; seconds, and everybody's CPU."""
     time.sleep(0.5)  # let the machine come to rest
     goal = source.offset
-    cpu, began = common.cpu_seconds(daemon.process), time.monotonic()
+    nodes = [node.process for node, _ in target.nodes] if isinstance(target, Cluster) else [target.process]
+    of = dict(zip(CPU, ([daemon.process], nodes, [source.process]), strict=True))
+    before = {whose: sum(map(common.cpu_seconds, processes)) for whose, processes in of.items()}
+    began = time.monotonic()
     common.thaw(daemon.process)
     common.wait_for(lambda: daemon.status().get("applied_offset", 0) >= goal, "all is committed", 600, 0.02)
     seconds = time.monotonic() - began
-    spent = common.cpu_seconds(daemon.process) - cpu
+    spent = {whose: sum(map(common.cpu_seconds, processes)) - before[whose] for whose, processes in of.items()}
     common.freeze(daemon.process)
-    return {"seconds": seconds, "cpu_seconds": spent}
+    return {"seconds": seconds, **spent}
 
 
 def summary(result: dict[str, Any]) -> list[str]:
@@ -137,13 +152,14 @@ def summary(result: dict[str, Any]) -> list[str]:
         f"{words['server']}, Python {words['python']}, framing {words['framing']}, {words['cores']} cores, "
         f"load before {words['load_before']}"
     ]
-    for way in WAYS:
+    for way in (way for way in WAYS if way in result):
         one = result[way]
         name = way if way == "standalone" else f"{masters} masters, {way}"
         lines.append(
             f"{name:<28} {one['commands_per_second']['median'] / 1000:.0f} k commands/s, ratio "
-            f"{one['ratio']['median']:.2f} ({one['ratio']['min']:.2f} to {one['ratio']['max']:.2f}), CPU of the daemon "
-            f"{one['cpu_us_per_command']['median']:.2f} µs a command"
+            f"{one['ratio']['median']:.2f} ({one['ratio']['min']:.2f} to {one['ratio']['max']:.2f}), CPU µs a command: "
+            + ", ".join(f"{one[f'{whose}_us_per_command']['median']:.2f} {whose.partition('_')[0]}" for whose in CPU)
+            + f"; peak {one['peak_bytes'] / 1e6:.0f} MB"
         )
     return lines
 

@@ -53,6 +53,10 @@ from sync.watch import SourceWatch
 
 _NEAR_BYTES = 4 << 20
 _FETCH_AT_ONCE = 1000
+_DENSE_BYTES = 64 << 10
+_DENSE_S = 0.02
+"""Who receives so much at once is behind the source; more must follow soon."""
+_WIDE_BYTES = 4 << 20
 REPLY_TIMEOUT_S = 60.0
 """A connection on which nothing moves for so long, though work is on its way, is given up."""
 _LOOK_S = 0.05
@@ -125,6 +129,8 @@ class Session:
         self.pacing = None if guarded else Pacing(config.batch_commands, config.batch_bytes, fence.rtt)
         self._looked = 0.0
         self._dropped_since = 0.0
+        self._dense = 0  # large chunks of the stream, one after the other
+        self._watching = False
         self.throttle = Throttle(status)
         self.requests = Requests(config.state_dir)
         self.refetch: Refetch | None = None
@@ -211,6 +217,7 @@ class Session:
         stopping: Callable[[], bool],
     ) -> None:
         capture, writer, wake = self.capture, self.writer, self.wake
+        onto_cluster = isinstance(writer, ClusterWriter)
         throttle = self.throttle
         halt: CanalError | None = None
         ahead = self._ahead
@@ -225,6 +232,8 @@ class Session:
             # a unit that goes alone really does, so that a connection that breaks names it
             while writer.room and self.fatal is None and (writer.idle or self.committed >= self.troubles.single_until):
                 if throttle.on and (batcher.empty or throttle.holds(wake.set)):
+                    break
+                if halt is None and self._fills(batcher):
                     break
                 if self.order is not None and self.order.holds(batcher.next_needs):
                     break
@@ -245,9 +254,12 @@ class Session:
                 self._refetch(self.refetch, units, batcher)
             # while keys are being fetched nothing is read: what comes after their offset must not be passed over
             reads = halt is None and self._fetching is None and not self.paused
-            if reads and batcher.behind < 4 and not (ahead is not None and ahead.full):
+            few = 4 if batcher.max_bytes <= _WIDE_BYTES else 1
+            if reads and batcher.behind < few and not (ahead is not None and ahead.full):
                 chunk = self._next(reader)
                 if chunk is not None:
+                    if onto_cluster:
+                        self._look_at_size(len(chunk.data))
                     if ahead is None or not ahead.takes(chunk):
                         halt = halt or self._feed(units, batcher, chunk)
                     continue
@@ -282,6 +294,33 @@ class Session:
                 self._bare(units)
             wake.clear()
             await wake.wait()
+
+    def _fills(self, batcher: Batcher) -> bool:
+        """Does a batch for a cluster wait till it is large? Where the stream comes faster than it is read here."""
+        writer, ahead = self.writer, self._ahead
+        if not self._dense or batcher.behind or not isinstance(writer, ClusterWriter):
+            return False
+        waits = self.paused or self.throttle.on or self._fetching is not None or self._gate is not None
+        return writer.bulk.wide and not waits and (ahead is None or not ahead.waiting)
+
+    def _look_at_size(self, size: int) -> None:
+        """Chunks that are as large as they can be come one after the other where this is behind the source."""
+        if size < _DENSE_BYTES:
+            self._dense = 0
+            return
+        self._dense += 1
+        if not self._watching:
+            self._watching = True
+            asyncio.get_running_loop().call_later(_DENSE_S, self._look_again, self._dense, 1)
+
+    def _look_again(self, seen: int, more: int) -> None:
+        """Nothing has come after a large chunk, twice: once tells nothing where this process itself had to wait."""
+        if self._dense and (more or self._dense != seen):
+            left = 1 if self._dense != seen else more - 1
+            asyncio.get_running_loop().call_later(_DENSE_S, self._look_again, self._dense, left)
+            return
+        self._dense, self._watching = 0, False
+        self.wake.set()
 
     def _next(self, reader: StreamReader) -> Chunk | None:
         """What comes next in the stream, as far as it may be replayed."""
@@ -396,7 +435,7 @@ class Session:
         config, pacing = self.config, self.pacing
         bounds = (config.batch_commands, config.batch_bytes) if pacing is None else (pacing.commands, pacing.size)
         if isinstance(self.writer, ClusterWriter):
-            bounds = bounds[0] * self.writer.width, bounds[1] * self.writer.width
+            bounds = self.writer.bounds(*bounds)
         if throttle.on:
             bounds = throttle.bounds(*bounds)
         batcher.max_commands, batcher.max_bytes = bounds

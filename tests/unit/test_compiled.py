@@ -6,14 +6,14 @@ import os
 
 import pytest
 
-from canal import compaction, framing, keyscan, routing, stretch
+from canal import compaction, framing, grouping, keyscan, routing, stretch
 from canal.rdb import plain
 
 
 @pytest.mark.parametrize(
     "module",
-    [framing, keyscan, stretch, plain, compaction, routing],
-    ids=["framing", "keyscan", "stretch", "plain", "compaction", "routing"],
+    [framing, keyscan, stretch, plain, compaction, routing, grouping],
+    ids=["framing", "keyscan", "stretch", "plain", "compaction", "routing", "grouping"],
 )
 def test_the_compiled_module_is_the_one_in_use(module: object) -> None:
     if os.environ.get("CI") != "true" or os.environ.get("REDIS_CANAL_PURE"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Final
 
 from canal.cluster import SLOTS, slot_of
 from canal.cluster.slots import tags
 from canal.commands import ONE_KEY, all_keys
+from canal.grouping import gather
 from canal.resp import encode, parse
 from canal.routing import TOGETHER, Lane, route
 from sync.batch import Batch
@@ -56,6 +58,64 @@ class Lanes:
                 self.split_units += len(slots) > 1
         return lanes, everywhere
 
+    def by_slot(self, batch: Batch) -> dict[int, Lane]:
+        """A lane for each slot, wherever the slot is."""
+        every = copy.copy(self)
+        every.owners, every.skips = [0] * SLOTS, []
+        (lane,), _ = every.split(batch, 1)
+        out: dict[int, Lane] = {}
+        for index, slot in enumerate(lane.slots):
+            _copy(lane, index, out.setdefault(slot, Lane()))
+        return out
+
+    def gather(self, batch: Batch, groups: list[list[bytes]]) -> list[int] | None:
+        """Put the batch's commands into the groups of their slots, as `canal.grouping` has them; the slots they met.
+
+        None when one is for every node.
+        """
+        used: list[int] = []
+        number, split = 0, 0
+        for unit in batch.units:
+            met: list[int] | None = [] if unit.atomic and unit.count > 1 else None
+            for piece in unit.pieces:
+                number = self._gather(unit, piece, number, groups, used, met)
+                if number < 0:
+                    return None
+            split += met is not None and len(set(met)) > 1
+        self.split_units += split
+        return used
+
+    def _gather(
+        self,
+        unit: Unit,
+        piece: Piece,
+        number: int,
+        groups: list[list[bytes]],
+        used: list[int],
+        met: list[int] | None,
+    ) -> int:
+        """The number of the command after the piece; -1 when one is for every node."""
+        raw, at = piece.raw, 0
+        single = {} if self._fetches in raw or INDEX in raw else SINGLE
+        while at < len(raw):
+            at, number = gather(raw, at, number, groups, used, single, met)
+            if at == len(raw):
+                break
+            parsed = parse(raw, at, len(raw))
+            assert parsed is not None
+            argv, at = parsed
+            found = self._places(argv)
+            if found is None:
+                return -1
+            for slot, command in found:
+                if not groups[slot]:
+                    used.append(slot)
+                groups[slot].append(encode(command))
+                if met is not None:
+                    met.append(slot)
+            number += 1
+        return number
+
     def _piece(
         self,
         unit: Unit,
@@ -90,25 +150,26 @@ class Lanes:
         lanes: list[Lane],
         everywhere: list[Everywhere],
     ) -> None:
-        name = argv[0].upper()
-        if name in (b"SADD", b"SREM") and argv[1] == INDEX:
-            return  # of the set that holds fields here, not members
-        commands: list[tuple[int, list[bytes]]] | None = None
-        if name in (b"SADD", b"SREM") and argv[1] == self._fetches:
-            commands = self._fields(name, argv[2:])
-        elif name == b"EVAL" and argv[1] == CORRECT:
-            commands = _corrections(argv)
-        elif name == b"EVAL" and argv[1] == KEEP:
-            everywhere.append((number, argv))  # FLUSHALL: the batch is alone
-            return
+        commands = self._places(argv)
         if commands is None:
-            keys = all_keys(argv)
-            if not keys:
-                everywhere.append((number, argv))
-                return
-            commands = [(slot_of(keys[0][1]), argv)]
+            everywhere.append((number, argv))
+            return
         for slot, command in commands:
             self.place(lanes, slot, command, unit.end, number, alone and len(commands) == 1)
+
+    def _places(self, argv: list[bytes]) -> list[tuple[int, list[bytes]]] | None:
+        """What a command is on a cluster, and in which slots; None when it is for every node."""
+        name = argv[0].upper()
+        if name in (b"SADD", b"SREM") and argv[1] == INDEX:
+            return []  # of the set that holds fields here, not members
+        if name in (b"SADD", b"SREM") and argv[1] == self._fetches:
+            return self._fields(name, argv[2:])
+        if name == b"EVAL" and argv[1] == CORRECT:
+            return _corrections(argv)
+        if name == b"EVAL" and argv[1] == KEEP:
+            return None  # FLUSHALL: the batch is alone
+        keys = all_keys(argv)
+        return [(slot_of(keys[0][1]), argv)] if keys else None
 
     def place(self, lanes: list[Lane], slot: int, argv: list[bytes], end: int, number: int, alone: bool) -> None:
         """Put one command into its lane, unless the slot is beyond it."""

@@ -27,7 +27,7 @@ from sync.target.cluster.lanes import argc_of, command_of, less, of_slot
 from sync.target.cluster.node import Flight, NodeLink
 from sync.target.cluster.records import record_key
 from sync.target.cluster.script import KEPT
-from sync.target.errors import is_transient
+from sync.target.errors import is_of_keys, is_transient
 
 if TYPE_CHECKING:
     from sync.target.cluster.writer import ClusterWriter
@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 _BOUND_BYTES: Final = 32 << 20
 _REST_S: Final = 0.01
 _AT_ONCE: Final = 100
-_AWAY: Final = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN", "EXECABORT")
+AWAY: Final = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN", "EXECABORT")
+"""Errors of a transaction that say where its slot is, or nothing."""
 
 
 @dataclass(slots=True)
@@ -67,15 +68,15 @@ class MovingSlots:
         """Too much waits: no more is taken from the stream."""
         return self._bytes > _BOUND_BYTES
 
-    def add(self, waiting: Waiting) -> None:
-        """Queue it behind what the slot has already; its flight has counted it."""
+    def add(self, waiting: Waiting, *, moves: bool = True) -> None:
+        """Queue it behind what the slot has already; its flight has counted it. ``moves``: the slot does."""
         slot = waiting.slot
         self._bytes += sum(map(len, waiting.lane.parts))
         queue = self.queues.get(slot)
         if queue is None:
             queue = self.queues[slot] = deque()
             self._writer.lanes.owners[slot] = 0
-            self.seen += 1
+            self.seen += moves
             task = asyncio.create_task(self._drive(slot, queue))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -180,7 +181,7 @@ class MovingSlots:
         asked = [text for text in errors if text.startswith("ASK ")]
         if asked and len(asked) >= len(errors) - 1 and (len(asked) == count - 2 or str(replies[-1]).startswith("ASK ")):
             return await self._import(waiting, asked[0], units_within(lane, 1))
-        if is_transient(first) and not first.startswith(_AWAY):
+        if is_transient(first) and not first.startswith(AWAY):
             raise Unready(f"target refused a transaction: {first}")
         return 0 if upto > units_within(lane, 1) else -1
 
@@ -188,9 +189,13 @@ class MovingSlots:
         """Commands that no node will take are dead letters; true when there were some."""
         bad = []
         numbers = real(waiting.lane, len(waiting.lane.slots))
+        ours = isinstance(replies[1], hiredis.ReplyError)  # where the record is forbidden too, it is no rule of keys
         for index, one in zip(numbers, replies[2:-1], strict=False):
-            if isinstance(one, hiredis.ReplyError) and not is_transient(str(one)) and not str(one).startswith(_AWAY):
-                waiting.flight.fail(waiting.lane.numbers[index], str(one))
+            text = str(one)
+            if not isinstance(one, hiredis.ReplyError) or text.startswith(AWAY):
+                continue
+            if not is_transient(text) or (is_of_keys(text) and not ours):
+                waiting.flight.fail(waiting.lane.numbers[index], text)
                 bad.append(index)
         if bad:
             kept = less(waiting.lane, set(bad))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from canal.position import Position
 from sync.batch import Batch
@@ -28,6 +28,10 @@ async def fence_target(conn: Connection, task: str, shard: str, epoch: int, *, u
     if isinstance(conn, ClusterConnection):
         return await fence_cluster(conn, task, shard, epoch, unused=unused)
     return await fence(conn, task, shard, epoch, unused=unused)
+
+
+_LARGE: Final = 8
+"""So many times a standalone server's batch is large enough for transactions by slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class ClusterParts:
             judge=judge,
         )
         made.gated = self.config.writer == "gated"
+        if not made.gated and not self.config.two_way and (info.flavor == "valkey" or info.numbers >= (6, 2, 0)):
+            made.bulk.least = _LARGE * self.config.batch_commands
         return made
 
     def _key_at_target(self, db: int, key: bytes) -> bytes | None:

@@ -29,6 +29,7 @@ from sync.render import Failures
 from sync.sendwindow import SendWindow
 from sync.status import LinkStatus
 from sync.tag import Tagger
+from sync.target.cluster.bulk import MOST_BY_SCRIPT, MOST_BYTES, Bulk, cut
 from sync.target.cluster.connection import ClusterConnection
 from sync.target.cluster.fencing import NODES, ClusterFence, NodeTag, fence_node, open_node
 from sync.target.cluster.lanes import Lanes, of_slot, without
@@ -38,6 +39,7 @@ from sync.target.cluster.records import record_prefix
 from sync.target.cluster.script import KEPT, MAX_ARGUMENTS, Scripts, call
 from sync.target.cluster.sweeping import flush_everywhere, initial_records, no_records
 from sync.target.errors import classify, is_transient
+from sync.target.fence import may_join
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class ClusterWriter:
         self.frontier = (start, fence.checkpoint.db)
         self.phase = "none" if fence.records.missing else "stream"  # what the slots' records speak of
         self.moving = MovingSlots(self)
+        self.bulk = Bulk(self)
         self.wake = wake
         self._tagger = tagger
         self._on_commit = on_commit
@@ -93,6 +96,7 @@ class ClusterWriter:
         self._bytes = 0
         self._window = SendWindow(fence.rtt)
         self._alone: asyncio.Task[None] | None = None
+        self._cutting = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._moved = (-1, -1)
         self._moved_at = 0.0
@@ -104,26 +108,30 @@ class ClusterWriter:
     @property
     def room(self) -> bool:
         """True when a batch may be submitted now."""
-        if self.error is not None or self._alone is not None or self.moving.full:
+        if self.error is not None or self._alone is not None or self._cutting:
+            return False
+        if self.moving.full or not self.bulk.room:
             return False
         if not self.in_flight:
             return True
         if self.gated:
             return False
         held = any(link.conn.paused or link.held for link in self.links)
-        return not held and self._window.admits(self._bytes)
+        return self.bulk.busy or (not held and self._window.admits(self._bytes))
 
-    @property
-    def width(self) -> int:
-        """How many times as large as for one server batches may be: each node gets a part, and a slot's record is
-        written once for all that a part has of the slot.
+    def bounds(self, commands: int, size: int) -> tuple[int, int]:
+        """How large batches may be, where these are the bounds for one server: each node gets a part, and a slot's
+        record is written once for all that a batch has of the slot.
         """
-        return _PER_NODE * max(1, len(self.links))
+        width = _PER_NODE * max(1, len(self.links))
+        if self.bulk.wide:
+            return commands * max(width, self.bulk.width), max(size * width, min(size * self.bulk.width, MOST_BYTES))
+        return commands * width, size * width
 
     @property
     def idle(self) -> bool:
         """Nothing on its way."""
-        return not self.in_flight and self._alone is None
+        return not self.in_flight and self._alone is None and not self._cutting
 
     @property
     def skips_until(self) -> int:
@@ -139,6 +147,21 @@ class ClusterWriter:
 
     def submit(self, batch: Batch) -> None:
         """Send a batch; only when `room`."""
+        alone = batch.solo or batch.noscript or self.phase != wanted_phase(batch)
+        if alone or not self.bulk.takes(batch):
+            self._submit(batch, alone)
+            return
+        flight = self._begun(batch)
+        if self.bulk.send(flight):
+            flight.bulk = True
+            self.settle(flight)
+            return
+        self.in_flight.pop()
+        self._begin = flight.begin
+        self._cutting = True  # nothing comes in between, also while one part has set and left ``_alone``
+        self._spawn(self._apply_cut(batch))
+
+    def _begun(self, batch: Batch) -> Flight:
         self.sent_to = batch.end
         batch.sent = time.monotonic()
         flight = Flight(batch, self._begin, pending=1)  # also one that waits to go alone is not settled
@@ -146,7 +169,12 @@ class ClusterWriter:
         self.in_flight.append(flight)
         if self.lanes.skips and flight.begin >= self.skips_until:
             self.lanes.skips = []
-        if batch.solo or batch.noscript or self.phase != wanted_phase(batch):
+        return flight
+
+    def _submit(self, batch: Batch, alone: bool) -> None:
+        """By scripts."""
+        flight = self._begun(batch)
+        if alone:
             self._alone = asyncio.create_task(self._apply_alone(flight))
             return
         lanes, everywhere = self.lanes.split(batch, len(self.links) + 1)
@@ -185,25 +213,28 @@ class ClusterWriter:
         batch = flight.batch
         for index, link in enumerate(self.links, 1):
             lane = lanes[index]
-            if not batch.snapshot and not lane.slots:
-                due = not batch.units or now - link.marked_at > _MARK_S
-                if due and self.lanes.owners[link.tag.slot] == index:
-                    self.lanes.mark(lane, link.tag.slot, batch.end)
+            idle = not batch.snapshot and not lane.slots and self.due(batch, link, now)
+            if idle and self.lanes.owners[link.tag.slot] == index:
+                self.lanes.mark(lane, link.tag.slot, batch.end)
             if lane.slots or (batch.snapshot and not batch.units and index == 1):
                 link.marked_at = now
                 flight.pending += 1
                 self.send_part(link, Part(flight, lane))
         self.wait_slots(flight, lanes[0])
 
+    def due(self, batch: Batch, link: NodeLink, now: float) -> bool:
+        """Must a node that gets nothing of the batch have a record written?"""
+        return not batch.units or now - link.marked_at > _MARK_S
+
     def wait_slots(self, flight: Flight, lane: Lane) -> None:
         """The lane of slots that are moving."""
         for slot in dict.fromkeys(lane.slots):
             self.wait(flight, slot, of_slot(lane, slot, 0))
 
-    def wait(self, flight: Flight, slot: int, lane: Lane) -> None:
+    def wait(self, flight: Flight, slot: int, lane: Lane, *, moves: bool = True) -> None:
         """What belongs to a slot that is moving waits, in order."""
         flight.pending += 1
-        self.moving.add(Waiting(flight, slot, lane))
+        self.moving.add(Waiting(flight, slot, lane), moves=moves)
 
     def send_part(self, link: NodeLink, part: Part) -> None:
         """Send a part, or keep it while its node has to be put in order first."""
@@ -281,6 +312,7 @@ class ClusterWriter:
             else:
                 self.fail(self._verdict(text))
                 return
+        self.bulk.release(link)
         if link.held and not link.parts:  # questions about slots that are moving may still be on their way
             self._spawn(self._again(link))
 
@@ -323,6 +355,7 @@ class ClusterWriter:
                     self.settle(part.flight)
                 link.refused = []
                 link.held = False
+                self.bulk.release(link)
                 return
             side = await self.moving.side()
             link.tag = await open_node(await side.node(link.id), self.task, self.shard, self.epoch, slots, self.scripts)
@@ -338,6 +371,7 @@ class ClusterWriter:
                 self.send_part(link, part)
             else:
                 self.settle(part.flight)
+        self.bulk.release(link)
         self.wake()
 
     def settle(self, flight: Flight) -> None:
@@ -346,7 +380,8 @@ class ClusterWriter:
         while self.in_flight and self.in_flight[0].pending == 0 and self.error is None:
             done = self.in_flight.popleft()
             now = time.monotonic()
-            self._window.committed(now - done.batch.sent, now)
+            if not done.bulk:
+                self._window.committed(now - done.batch.sent, now)
             if not done.batch.snapshot:
                 self.frontier = (done.batch.end, done.batch.db)
             if done.kept and self._judge is not None:
@@ -403,10 +438,7 @@ class ClusterWriter:
 
     async def quiet(self, but: int = 0) -> None:
         """Until nothing but the newest ``but`` batches is on its way."""
-        while len(self.in_flight) > but or not all(link.idle for link in self.links):
-            if self.error is not None:
-                raise self.error
-            await asyncio.sleep(0.001)
+        await self._until(lambda: len(self.in_flight) <= but and all(link.idle for link in self.links))
 
     async def _apply_alone(self, flight: Flight) -> None:
         """A batch before and after which nothing else is on its way: commands for all nodes, or not for scripts."""
@@ -441,6 +473,23 @@ class ClusterWriter:
         except CanalError as error:
             self._alone = None
             self.fail(error)
+
+    async def _apply_cut(self, batch: Batch) -> None:
+        """A large batch that has to go by scripts: in parts, once nothing of large ones is on its way."""
+        await self._until(lambda: not self.bulk.busy)
+        for part in cut(batch, MOST_BY_SCRIPT):
+            await self._until(lambda: self._window.admits(self._bytes) and not any(link.held for link in self.links))
+            self._submit(part, alone=False)
+            await self._until(lambda: self._alone is None)  # of one with a command for all nodes
+        self._cutting = False
+        self.wake()
+
+    async def _until(self, ready: Callable[[], bool]) -> None:
+        """Wait for something that replies bring about. Raises what has ended this writer."""
+        while not ready():
+            if self.error is not None:
+                raise self.error
+            await asyncio.sleep(0.001)
 
     async def _on_all(self, flight: Flight, number: int, argv: list[bytes]) -> None:
         """A command without a key: to every node, in a transaction of its own with the node's tag."""
@@ -483,6 +532,8 @@ async def open_writer(writer: ClusterWriter) -> None:
         if slots:
             tag = await open_node(node, writer.task, writer.shard, writer.epoch, slots, writer.scripts)
             opened.append((node_id, tag))
+    if writer.bulk.least and not all([await may_join(conn.nodes[node_id], tag.key) for node_id, tag in opened]):
+        writer.bulk.least = 0
     for node_id, tag in opened:
         index = add_link(writer, node_id, tag)
         for slot in conn.slots_of(node_id):
