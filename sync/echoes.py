@@ -2,7 +2,8 @@
 
 They hold still while the sides do not agree on the homes of keys, at a side that was rolled back, and at a server that
 nobody has looked at since it was restarted or took over: what waits for its echo there would make its old state, if it
-has one, a new write in the moment before that is noticed (`sync.rollback`).
+has one, a new write in the moment before that is noticed (`sync.rollback`). At the source also while a link back has
+not taken up the target's present history: the source lacks writes which that link can only bring by a resync.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Echoes:
         self.source = Echoer(config.source.whole, self._figures, on_echoed, "source", config.echoes_per_second)
         self.target = Echoer(config.target, self._figures, on_echoed, "target", config.echoes_per_second)
         self._distrusted = (False, False)  # source and target
+        self._apart = False  # the source does not follow the target's history
+        self.source.lacks = lambda: self._apart
         self._vets = False
         self._met: ServerInfo | None = None  # the source, as it said of itself last
 
@@ -63,6 +66,10 @@ class Echoes:
         if self._distrusted != (source, target):
             self._distrusted = source, target
             self._hold()
+
+    def part(self, apart: bool) -> None:
+        """Has no link back taken up the history that the target has now? Nobody knows: it may not have."""
+        self._apart = apart
 
     def _hold(self) -> None:
         suspended = bool(self._status.echoes_suspended)
@@ -101,4 +108,4 @@ class Echoes:
     @property
     def waits_for_trust(self) -> bool:
         """Is there a server at which nothing is echoed because it was not yet looked at?"""
-        return self._vets and (self.source.stranger or self.target.stranger)
+        return self._vets and (self.source.stranger or self.target.stranger or self._apart)

@@ -97,7 +97,9 @@ class Rollback:
         self._trust_target(back, servers[1])
 
     def _trust_target(self, back: list[Told], server: ServerInfo) -> None:
-        if takes_up(back, server):
+        followed = takes_up(back, server)
+        self._echoes.part(not followed)
+        if followed:
             self._echoes.trust_target(server)
 
     def _show(self) -> None:
@@ -116,6 +118,7 @@ class Rollback:
         Raises CanalError where the target is known to have gone back, and the source cannot be told. Where the source
         cannot be asked at all, its evidence is not waited for: the target may need what the journal has.
         """
+        self._echoes.part(True)  # a target that has to be connected to again may have another history
         self._source = await _marked(conn, self._config.source_dc)
         sure = found is not None and known is not None and behind(found, _promise(known), _NOBODY)
         try:

@@ -261,6 +261,13 @@ def test_a_side_that_lacks_writes_does_not_win_before_both_were_compared(
         a.hset(f"h{number}", "second", 2)
         a.rpush(f"q{number}", "second", "third", "fourth")
     sides.forget(sides.a)
+    a.execute_command("DEBUG", "CHANGE-REPL-ID")  # as a restart does
+    a.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    back = sides.links["ba"]
+    echoer = back.converge.echoes.source
+    back.until(lambda: echoer.lacks(), 60, "the link back knows that b does not follow what a is now")
+    back.in_loop(echoer.ask, [(0, b"h%d" % number) for number in range(20)])
+    back.until(lambda: echoer.held, 60, "and waits")
     sides.mend("ab")
     link = sides.links["ab"].streaming()
     for number in range(20):
@@ -271,10 +278,8 @@ def test_a_side_that_lacks_writes_does_not_win_before_both_were_compared(
     link.in_loop(link.converge._doubts.add, [(0, b"h%d" % number) for number in range(20)])
     link.until(lambda: looked[0] >= 10, 60, "the keys were looked at")
     assert link.status.echoes == 0
-    back = sides.links["ba"]
-    echoer = back.converge.echoes.source
-    back.in_loop(echoer.ask, [(0, b"h%d" % number) for number in range(20)])
-    back.until(lambda: echoer.held, 60, "the link back waits too")
+    back.until(lambda: not echoer.lacks(), 60, "b follows a again")
+    back.until(lambda: echoer.held, 60, "and the link back waits for the comparison")
     assert back.status.echoes == 0
     may.set()
     sides.settled()
