@@ -22,6 +22,7 @@ from canal.position import Position
 from canal.rdb.elements import whole_hash
 from canal.rdb.events import Key
 from canal.resp import parse
+from sync.abreast import Abreast, OwnLag
 from sync.conditional import is_conditional
 from sync.config import LinkConfig
 from sync.conflict import Conflict, Conflicts
@@ -39,6 +40,7 @@ from sync.seen import format_seen, parse_position, parse_seen
 from sync.status import LinkStatus
 from sync.streams import stream_name, writer_of
 from sync.tag import PREFIX, is_reserved
+from sync.target.connection import Connection
 from sync.transform import Transform
 from sync.unit import Piece, UnitReader
 from sync.unjudged import Judged, Unjudged
@@ -119,8 +121,11 @@ class Converge:
         self._status = status
         self._log = ConflictLog(config.state_dir)
         self.echoes = Echoes(config, status, self._echoed)
-        self.echoes.target.lacks = self._lacks
-        self.echoes.source.says_lacks = reunion_due_at  # a link back was lost: its own node knows, and marks the server
+        self._stands: Position | None = None  # the newest byte of the source's stream, while it is connected
+        self._behind = OwnLag(lambda: self._stands, lambda: status.applied_offset)
+        self._abreast = Abreast(config.target, config.target_dc)
+        self.echoes.target.lacks = lambda: self._lacks() or self._behind.late()
+        self.echoes.source.says_lacks = self._source_lacks
         mapping = TaskMapping(Transform(config.transform))
         differs = partial(self.differs, reason="reply lost")
         self._doubts = Doubts(config, status, mapping, differs, self.never_rests, self._of_third, self._lacks)
@@ -137,11 +142,20 @@ class Converge:
     def _lacks(self) -> bool:
         return self.lacking()
 
+    async def _source_lacks(self, conn: Connection) -> bool:
+        """Does the source lack writes of the target? A link back that was lost: its own node knows, and marks the
+        server. Or one that is late.
+        """
+        return await reunion_due_at(conn) or await self._abreast.late(conn)
+
     async def run(self) -> None:
         """Carry out echoes until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.echoes.run())
-            group.create_task(self._doubts.run())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.echoes.run())
+                group.create_task(self._doubts.run())
+        finally:
+            self._abreast.close()
 
     # --- one session ---
 
@@ -289,7 +303,8 @@ class Converge:
         if found is None or now < self._next_tick:
             return
         self._next_tick = now + _TICK_S
-        self.echoes.trust_source(capture.journal.position if capture.status.connected else None, watch.source)
+        self._stands = capture.journal.position if capture.status.connected else None
+        self.echoes.trust_source(self._stands, watch.source)
         found.applied = self._status.applied_offset
         found.progress()
         asks = found.take_asks()

@@ -18,7 +18,7 @@ from sync.tag import INDEX, PREFIX
 from sync.target.connection import Connection
 from sync.target.fence import ServerInfo
 
-_FIELDS = (b"pos", b"seen", b"origin", b"via", b"phase")
+_FIELDS = (b"pos", b"seen", b"origin", b"via", b"phase", b"at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,19 @@ class Told:
     position: Position | None
     seen: Vector
     streams: bool  # no snapshot is being applied
+    at_ms: int = 0  # when that was committed, unix ms; 0: not told
 
 
 def told_of(values: list[bytes | None]) -> Told:
     """From the fields of the hash in the order of ``_FIELDS``."""
-    pos, seen, origin, via, phase = (value or b"" for value in values)
+    pos, seen, origin, via, phase, at = (value or b"" for value in values)
     try:
         position = Position.parse(pos.decode("ascii", "replace"))
     except ValueError:
         position = None
     datacenter = (via or origin).decode("utf-8", "replace")
-    return Told(datacenter, position, {} if via else parse_seen(seen), phase == b"stream")
+    at_ms = int(at) if at.isdigit() else 0
+    return Told(datacenter, position, {} if via else parse_seen(seen), phase == b"stream", at_ms)
 
 
 async def told_by(conn: Connection, key: bytes) -> Told:

@@ -78,8 +78,8 @@ def test_a_server_is_taken_up_where_a_link_out_of_it_stands_in_its_history() -> 
 
 def test_a_link_that_forwards_does_not_say_what_its_own_source_had_seen() -> None:
     seen = f"a={X[:16]}:5".encode()
-    assert told_of([f"{Y}:9".encode(), seen, b"b", None, b"stream"]) == Told(
-        "b", Position(Y, 9), {"a": (X[:16], 5)}, True
+    assert told_of([f"{Y}:9".encode(), seen, b"b", None, b"stream", b"17"]) == Told(
+        "b", Position(Y, 9), {"a": (X[:16], 5)}, True, 17
     )
-    assert told_of([f"{Y}:9".encode(), seen, b"c", b"b", b"stream"]) == Told("b", Position(Y, 9), {}, True)
-    assert told_of([None, None, None, None, None]) == Told("", None, {}, False)
+    assert told_of([f"{Y}:9".encode(), seen, b"c", b"b", b"stream", None]) == Told("b", Position(Y, 9), {}, True)
+    assert told_of([None] * 6) == Told("", None, {}, False)
