@@ -7,8 +7,6 @@ import json
 import math
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +23,8 @@ from sync.verify.repair import Remedy, choose_means, repair
 from tests.conftest import StartServer
 from tests.integration.test_cli_verify import call
 from tests.support.links import Link, LinkProcess
-from tests.support.process import ROOT, wait_until
+from tests.support.peak import measured
+from tests.support.process import wait_until
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.servers
@@ -182,22 +181,23 @@ def test_a_million_keys_with_ten_thousand_writes_a_second(
     """The command as a process of its own: what it finds, how long it takes, and its memory."""
     first, second = redis_server(**{"repl-backlog-size": "256mb"}), redis_server()
     populate(first.control, 1_000_000)
-    command = (sys.executable, "-m", "console.cli.main", "verify", "--source", first.url, "--target", second.url)
+    command = ("verify", "--source", first.url, "--target", second.url)
     with LinkProcess(first, second, tmp_path):
         wait_until(lambda: second.control.dbsize() >= 1_000_000, 300, "the snapshot is applied")
         expected = spoil(second.control)
         with busy(first, 10_000) as written:
             began, before = time.monotonic(), written[0]
-            found, memory = _measured(*command, "-o", "json")
+            found, memory = _measured(*command)
             rate = (written[0] - before) / (time.monotonic() - began)
             assert {one["key"].encode(): one["kind"] for one in found["differences"]} == expected
             began = time.monotonic()
-            repaired, more = _measured(*command, "-o", "json", "--repair", "--yes", "--by", means)
+            repaired, more = _measured(*command, "--repair", "--yes", "--by", means)
             took = time.monotonic() - began
             assert (repaired["found"], repaired["repaired"]) == (0, len(expected))
         wait_until(lambda: _applied(second) >= first.offset, 60, "in step")
-        final, _ = _measured(*command, "-o", "json")
+        final, _ = _measured(*command)
         assert final["equal"] and final["unsettled"] == 0
+    assert max(memory, more) < 64, f"{memory:.0f} and {more:.0f} MB"  # 36: what it imports, 4 bytes a key, some pages
     print(
         f"\n{found['keys']:,} keys compared in {found['seconds']:.1f} s in {memory:.0f} MB while {rate:,.0f} commands/s"
         f" went on, {found['unsettled']} unsettled; {len(expected)} differences found; compared and repaired"
@@ -211,16 +211,11 @@ def _applied(target: Server) -> int:
     return int((found or b":-1").partition(b":")[2])
 
 
-def _measured(*command: str) -> tuple[dict[str, Any], float]:
-    """A command's JSON, and the most memory it had, in MB."""
-    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT)
-    assert done.stdout is not None
-    with done.stdout:
-        text = done.stdout.read()
-    _, status, usage = os.wait4(done.pid, 0)
-    done.returncode = os.waitstatus_to_exitcode(status)
+def _measured(*arguments: str) -> tuple[dict[str, Any], float]:
+    """What `redis-canal` found, and the most memory it had, in MB."""
+    text, memory = measured(*arguments, "-o", "json")
     found: dict[str, Any] = json.loads(text)
-    return found, usage.ru_maxrss / 1024
+    return found, memory
 
 
 async def test_a_key_that_is_written_all_the_time_is_repaired_by_writes_exactly(
