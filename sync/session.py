@@ -55,7 +55,7 @@ _NEAR_BYTES = 4 << 20
 _FETCH_AT_ONCE = 1000
 _DENSE_BYTES = 64 << 10
 _DENSE_S = 0.02
-"""Who receives so much at once is behind the source; more must follow soon."""
+"""Who has so much to read is behind the source; more must follow soon."""
 _WIDE_BYTES = 4 << 20
 REPLY_TIMEOUT_S = 60.0
 """A connection on which nothing moves for so long, though work is on its way, is given up."""
@@ -129,7 +129,7 @@ class Session:
         self.pacing = None if guarded else Pacing(config.batch_commands, config.batch_bytes, fence.rtt)
         self._looked = 0.0
         self._dropped_since = 0.0
-        self._dense = 0  # large chunks of the stream, one after the other
+        self._dense = 0  # chunks of the stream with much to read after them, one after the other
         self._watching = False
         self.throttle = Throttle(status)
         self.requests = Requests(config.state_dir)
@@ -259,7 +259,7 @@ class Session:
                 chunk = self._next(reader)
                 if chunk is not None:
                     if onto_cluster:
-                        self._look_at_size(len(chunk.data))
+                        self._look_how_far(capture.journal.end - chunk.offset)
                     if ahead is None or not ahead.takes(chunk):
                         halt = halt or self._feed(units, batcher, chunk)
                     continue
@@ -303,9 +303,9 @@ class Session:
         waits = self.paused or self.throttle.on or self._fetching is not None or self._gate is not None
         return writer.bulk.wide and not waits and (ahead is None or not ahead.waiting)
 
-    def _look_at_size(self, size: int) -> None:
-        """Chunks that are as large as they can be come one after the other where this is behind the source."""
-        if size < _DENSE_BYTES:
+    def _look_how_far(self, behind: int) -> None:
+        """A chunk is read; so many bytes are left of what was received, itself included."""
+        if behind < _DENSE_BYTES:
             self._dense = 0
             return
         self._dense += 1
@@ -314,7 +314,7 @@ class Session:
             asyncio.get_running_loop().call_later(_DENSE_S, self._look_again, self._dense, 1)
 
     def _look_again(self, seen: int, more: int) -> None:
-        """Nothing has come after a large chunk, twice: once tells nothing where this process itself had to wait."""
+        """Nothing has come after such a chunk, twice: once tells nothing where this process itself had to wait."""
         if self._dense and (more or self._dense != seen):
             left = 1 if self._dense != seen else more - 1
             asyncio.get_running_loop().call_later(_DENSE_S, self._look_again, self._dense, left)

@@ -128,7 +128,7 @@ def test_killed_in_the_middle_of_large_batches(tmp_path: Path) -> None:
     ):
         source.client().set("began", 1)
         wait_until(lambda: cluster.ask("GET", "began") == b"1", 60, "the snapshot is there")
-        wait_until(lambda: "snapshot -> streaming" in link.log, 60, "it streams")
+        wait_until(lambda: "-> streaming" in link.log, 60, "it streams")
         for _ in range(30 if os.environ.get("REDIS_CANAL_FULL") else 5):
             link.kill()
             write_much(source, rng, 30_000)
@@ -142,6 +142,29 @@ def test_killed_in_the_middle_of_large_batches(tmp_path: Path) -> None:
         assert link.terminate() == 0
         with cluster.gathered() as copy:
             assert_equal(source, copy)
+
+
+def test_a_link_that_was_down_sends_large_batches(tmp_path: Path) -> None:
+    """What it missed comes from the backlog, or the journal, in pieces of any size; how much there is tells."""
+    with (
+        Server.start(**{"repl-backlog-size": "256mb"}) as source,
+        Cluster.start() as cluster,
+        LinkProcess(source, cluster, tmp_path) as link,
+    ):
+        source.client().set("began", 1)
+        wait_until(lambda: cluster.ask("GET", "began") == b"1", 60, "the snapshot is there")
+        wait_until(lambda: "-> streaming" in link.log, 60, "it streams")
+        link.kill()
+        known = calls(cluster, "evalsha")
+        with source.client().pipeline(transaction=False) as pipe:
+            for number in range(300_000):
+                pipe.set(f"k{number * 7919 % 300_007}", "v")
+            pipe.execute()
+        link.start()
+        source.client().set("ended", 1)
+        wait_until(lambda: cluster.ask("GET", "ended") == b"1", 60, "all is there")
+        assert calls(cluster, "exec") > 10_000
+        assert calls(cluster, "evalsha") - known < 150, "a script takes 1000 commands, or 6000 of a large batch"
 
 
 class As:
