@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Final
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final, TypeVar
 
 import hiredis
 
@@ -23,6 +24,8 @@ from sync.target.connection import Connection, connect
 from sync.target.errors import classify
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _REDIRECTS: Final = 8
 _ONE_KEY: Final = frozenset(
@@ -80,7 +83,6 @@ class ClusterConnection(Connection):
             raise self.closed
         parts: dict[str, list[int]] = {}
         replies: list[Any] = [None] * len(commands)
-        lost: BaseExceptionGroup[CanalError] | None = None
         for number, argv in enumerate(commands):
             name = argv[0].upper()
             if name in _ONE_NODE:
@@ -93,14 +95,7 @@ class ClusterConnection(Connection):
                 replies[number] = sum(await self.calls([[name, key] for key in argv[1:]], timeout))
             else:
                 parts.setdefault(self._node_for(argv), []).append(number)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for node, numbers in parts.items():
-                    tasks.create_task(self._part(node, numbers, commands, replies, timeout))
-        except* CanalError as group:
-            lost = group
-        if lost is not None:
-            raise first_of(lost)
+        await side_by_side(self._part(node, numbers, commands, replies, timeout) for node, numbers in parts.items())
         for number, reply in enumerate(replies):
             if isinstance(reply, hiredis.ReplyError) and str(reply).startswith(("MOVED ", "ASK ")):
                 replies[number] = await self._redirected(commands[number], str(reply), timeout)
@@ -230,6 +225,20 @@ def first_of(group: BaseExceptionGroup[CanalError]) -> BaseException:
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]
     return found
+
+
+async def side_by_side(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All of them at once, results in their order. Raises what the first that fails raises; the others are ended."""
+    lost: BaseExceptionGroup[CanalError] | None = None
+    tasks: list[asyncio.Task[T]] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks += [group.create_task(work) for work in works]
+    except* CanalError as found:
+        lost = found
+    if lost is not None:
+        raise first_of(lost)
+    return [task.result() for task in tasks]
 
 
 async def open_cluster(endpoint: Endpoint, who: str = "target") -> ClusterConnection:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 from dataclasses import dataclass, replace
-from typing import Any
 
 import hiredis
 
@@ -14,7 +13,7 @@ from canal.cluster import SLOTS, slot_of
 from canal.errors import AuthError, NotRedis, Unready
 from canal.position import Position
 from sync.tag import INDEX, checkpoint_key
-from sync.target.cluster.connection import ClusterConnection
+from sync.target.cluster.connection import ClusterConnection, side_by_side
 from sync.target.cluster.records import Record, Records, parse_record, record_key, tag_key
 from sync.target.cluster.script import Scripts
 from sync.target.connection import Connection
@@ -33,7 +32,6 @@ from sync.target.fence import (
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 2000
 NODES = b"nodes"
 """Field of the link's checkpoint: the run ids of the masters when a snapshot began to be applied."""
 NOWHERE = "0" * 40
@@ -65,12 +63,8 @@ async def fence_cluster(
     """
     key = checkpoint_key(task, shard)
     refuse_newer(conn, await stored_epoch(conn, key), epoch, unused)
-    infos = []
-    rtt = 0.0
-    for node in list(conn.nodes.values()):
-        info, took = await fence_node(node, task, shard, epoch)
-        infos.append(info)
-        rtt = max(rtt, took)
+    fenced = await side_by_side(fence_node(node, task, shard, epoch) for node in list(conn.nodes.values()))
+    infos, rtt = [info for info, _ in fenced], max((took for _, took in fenced), default=0.0)
     owner = await conn.node(conn.owner(slot_of(key)).id)
     await raise_epoch(owner, key, epoch, unused, index=False)
     await conn.call(b"SADD", INDEX, key)
@@ -135,12 +129,9 @@ async def open_node(conn: Connection, task: str, shard: str, epoch: int, slots: 
 async def read_records(conn: ClusterConnection, task: str, shard: str) -> Records:
     """The records of all slots, each from where it is now."""
     slots: list[Record | None] = []
-    for begin in range(0, SLOTS, _AT_ONCE):
-        asked = range(begin, min(SLOTS, begin + _AT_ONCE))
-        replies: list[Any] = await conn.calls([[b"HGETALL", record_key(task, shard, slot)] for slot in asked])
-        for reply in replies:
-            if isinstance(reply, hiredis.ReplyError):
-                raise classify(str(reply), "reading a slot's record")
-            slots.append(parse_record(reply))
+    for reply in await conn.calls([[b"HGETALL", record_key(task, shard, slot)] for slot in range(SLOTS)]):
+        if isinstance(reply, hiredis.ReplyError):
+            raise classify(str(reply), "reading a slot's record")
+        slots.append(parse_record(reply))
     owners = [conn.owner(slot).id for slot in range(SLOTS)]
     return Records(slots, owners)
