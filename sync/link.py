@@ -121,7 +121,7 @@ class Link:
         capture = self._capture = watch.capture = self._new_capture(watch)
         replay = self._replay = Replay(config, self.status, capture, self.state, watch, self._wake)
         replay.stop_by = self._stop_by
-        replay.throttle = self._throttle
+        replay.sessions.throttle = self._throttle
         replay.pause(self._paused)
         for note in capture.open():
             log.warning("journal: %s", note)
@@ -187,7 +187,7 @@ class Link:
         tasks = []
         if self.config.verify_rate > 0:
             mapping = TaskMapping(Transform(self.config.transform))
-            sampler = replay.sampler = Sampler(self.config, self.status, mapping)
+            sampler = replay.sessions.sampler = Sampler(self.config, self.status, mapping)
             tasks.append(asyncio.create_task(sampler.run(), name="sampler"))
         if replay.reunion is not None:
             tasks.append(asyncio.create_task(replay.reunion.run(), name="reunion"))
@@ -196,7 +196,7 @@ class Link:
         if replay.rollback is not None:
             tasks.append(asyncio.create_task(replay.rollback.run(), name="rollback"))
         if self.config.heartbeat:
-            heartbeat = replay.heartbeat = Heartbeat(self.config, self.status)
+            heartbeat = replay.sessions.heartbeat = Heartbeat(self.config, self.status)
             tasks.append(asyncio.create_task(heartbeat.run(), name="heartbeat"))
         return tasks
 

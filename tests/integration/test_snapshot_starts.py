@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from canal.journal.transfer import META_NAME
-from sync.replay import Replay
 from sync.session import Session
+from sync.sessions import Sessions
 from tests.conftest import StartServer
 from tests.support.compare import assert_equal, differences, wait_equal
 from tests.support.links import MODES, Link, LinkProcess
@@ -170,10 +170,10 @@ def test_a_snapshot_that_breaks_off_just_before_it_is_applied(
     source, target = redis_server(), redis_server()
     with Wire(source) as wire:
         wire.call([("SET", f"k:{number}", os.urandom(1000)) for number in range(2000)])
-    door, opened = proxy(source), Replay._new_session
+    door, opened = proxy(source), Sessions.open
     broken = threading.Event()
 
-    async def new_session(self: Replay, *arguments: Any) -> Session:
+    async def new_session(self: Sessions, *arguments: Any) -> Session:
         made = await opened(self, *arguments)
         if not broken.is_set():
             door.cut()
@@ -183,7 +183,7 @@ def test_a_snapshot_that_breaks_off_just_before_it_is_applied(
             door.limit(None)
         return made
 
-    monkeypatch.setattr(Replay, "_new_session", new_session)
+    monkeypatch.setattr(Sessions, "open", new_session)
     door.limit(200_000)
     with Link(door, target, tmp_path) as link:
         link.streaming()
