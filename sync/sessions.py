@@ -25,8 +25,9 @@ from sync.session import Session
 from sync.slots import SlotKeeper
 from sync.status import LinkStatus
 from sync.tag import Tagger, checkpoint_key
+from sync.target.cluster.opening import open_writer
 from sync.target.cluster.parts import ClusterParts
-from sync.target.cluster.writer import ClusterWriter, open_writer
+from sync.target.cluster.writer import ClusterWriter
 from sync.target.connection import Connection
 from sync.target.fence import Fence, databases, may_join
 from sync.target.standalone import guard

@@ -77,7 +77,7 @@ def made(committed: list[int], kept: list[list[int]] | None = None) -> tuple[Clu
         wake=lambda: None,
         judge=None if kept is None else lambda batch, numbers: kept.append(numbers),
     )
-    writer._saved_at = 1e12  # the link's own checkpoint is not what is looked at here
+    writer.checkpoint._saved_at = 1e12  # the link's own checkpoint is not what is looked at here
     writer.links.append(NodeLink(NODE, wire, NodeTag(1, key, b"c"), writer.fail, writer.wake))
     return writer, wire
 

@@ -25,6 +25,7 @@ from sync.effects import nothing
 from sync.target.cluster.connection import ClusterConnection, open_cluster
 from sync.target.cluster.lanes import argc_of, command_of, less, of_slot
 from sync.target.cluster.node import Flight, NodeLink
+from sync.target.cluster.opening import new_node
 from sync.target.cluster.records import record_key
 from sync.target.cluster.script import KEPT
 from sync.target.errors import is_of_keys, is_transient
@@ -141,8 +142,6 @@ class MovingSlots:
             for link in writer.links:
                 if link.id == node:
                     return link
-            from sync.target.cluster.writer import new_node
-
             return writer.links[await new_node(writer, node)]
 
     async def _still(self, slot: int) -> bool:

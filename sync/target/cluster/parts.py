@@ -61,7 +61,7 @@ class ClusterParts:
         wake: Callable[[], None],
         judge: Callable[[Batch, list[int]], None] | None = None,
     ) -> ClusterWriter:
-        """A writer that has no nodes yet; see `open_writer`."""
+        """A writer that has no nodes yet; see `sync.target.cluster.opening`."""
         lanes = Lanes(self.config.task, self.config.shard, self._key_at_target)
         if self.start == self.fence.checkpoint.position:
             lanes.skips = self.fence.records.skips(self.start.offset)

@@ -1,4 +1,4 @@
-"""What is done to all nodes of a cluster at once while nothing else is on its way: records, FLUSHALL."""
+"""What is done to all nodes of a cluster at once while nothing else is on its way: records, commands without a key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from canal.routing import Lane
 from sync.batch import Batch
 from sync.target.cluster.node import Flight, Part
 from sync.target.cluster.records import record_key
-from sync.target.errors import classify
+from sync.target.errors import classify, is_transient
 
 if TYPE_CHECKING:
     from sync.target.cluster.writer import ClusterWriter
@@ -50,7 +50,7 @@ async def initial_records(writer: ClusterWriter, batch: Batch) -> None:
 
 async def no_records(writer: ClusterWriter, batch: Batch) -> None:
     """Before a snapshot: no record may speak of positions of before."""
-    writer.save(batch, now=True, nodes=True)
+    writer.checkpoint.save(batch, now=True, nodes=True)
     await writer.quiet(but=1)
     lanes = [Lane() for _ in range(len(writer.links) + 1)]
     for slot in range(SLOTS):
@@ -60,7 +60,7 @@ async def no_records(writer: ClusterWriter, batch: Batch) -> None:
 
 
 async def _saved(writer: ClusterWriter, batch: Batch) -> None:
-    writer.save(batch, now=True)
+    writer.checkpoint.save(batch, now=True)
     await writer.quiet(but=1)
 
 
@@ -70,7 +70,7 @@ async def _apart(writer: ClusterWriter, batch: Batch, lanes: list[Lane]) -> None
     for link, lane in zip(writer.links, lanes[1:], strict=True):
         if lane.slots:
             flight.pending += 1
-            writer.send_part(link, Part(flight, lane, witnesses=len(lane.slots)))
+            writer.calls.send(link, Part(flight, lane, witnesses=len(lane.slots)))
     writer.wait_slots(flight, lanes[0])
     flight.pending -= 1
     while flight.pending:
@@ -92,3 +92,22 @@ async def flush_everywhere(writer: ClusterWriter, batch: Batch) -> None:
         if isinstance(replies[0], hiredis.ReplyError):
             error = classify(str(replies[0]), "FLUSHALL")
             raise error if error.transient else Unready(str(error))
+
+
+async def command_everywhere(writer: ClusterWriter, flight: Flight, number: int, argv: list[bytes]) -> None:
+    """A command without a key: to every node, in a transaction of its own with the node's tag."""
+    done: list[asyncio.Future[list[Any]]] = []
+    for link in writer.links:
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        done.append(future)
+        tag = encode(writer.tag_words(flight.batch, link.tag.key))
+        data = b"*1\r\n$5\r\nMULTI\r\n" + tag + encode(argv) + b"*1\r\n$4\r\nEXEC\r\n"
+        link.send(data, 4, lambda replies, future=future: future.done() or future.set_result(replies))  # type: ignore[misc]
+    for replies in [await one for one in done]:
+        texts = [str(one) for one in replies[:3] if isinstance(one, hiredis.ReplyError)]
+        if isinstance(replies[3], list):
+            texts += [str(one) for one in replies[3] if isinstance(one, hiredis.ReplyError)]
+        if any(is_transient(text) for text in texts):
+            raise Unready(f"target refused {argv[0]!r}: {texts[0]}")
+        if texts and not any(number == known for known, _ in flight.failures or []):
+            flight.fail(number, texts[0])
