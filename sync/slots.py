@@ -265,6 +265,7 @@ class SlotKeeper:
             served = frozenset().union(*(slots_of(shard) for shard in view.topology.shards))
             lost = ((self.owned | self._dirty) - mine) & served if view.ok else frozenset()
             gained = (mine - self.owned) | (mine & self._dirty) if view.ok else frozenset()
+            self._wanted &= gained  # one that left again is asked for anew: what was answered is of before
             self._status.slots_waiting = len(gained) + len(lost)
             if lost or there.unanswered(config.shard):
                 await self._drained(conn, lost, served - mine, there.unanswered(config.shard))
