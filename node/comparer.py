@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from canal.errors import CanalError
+from canal.errors import CanalError, ConfigError
 from node import frames
 from node.config.models import TaskSpec
 from sync.config import LinkConfig
@@ -76,8 +76,9 @@ async def _work(start: dict[str, Any], writer: asyncio.StreamWriter) -> tuple[st
     options = options_of(start["options"])
     mapping = TaskMapping(Transform(config.transform))
     teller = _Teller(writer)
+    source = config.source.whole  # the job is one for the whole task, whichever shard's node does it
     report = await compare_sides(
-        config.source,
+        source,
         config.target,
         options,
         teller.progress,
@@ -91,11 +92,16 @@ async def _work(start: dict[str, Any], writer: asyncio.StreamWriter) -> tuple[st
         both = any(home((one.db, one.key)) == "second" for one in report.differences)
         means = start["options"].get("means", "auto")
         if means == "auto":
-            chosen = await choose_means(config.source, config.target, both)
+            chosen = await choose_means(source, config.target, both)
             means = "fetch" if chosen == "write" else chosen  # the link is there: it has fence and checkpoint
+        if means != "echo" and source is not config.source:
+            raise ConfigError(
+                f"the source {source.label} is a cluster, whose keys come by several links: it is repaired by echo, "
+                "for which the user may write there, and by nothing else; or ask for redis-canal task resync"
+            )
         remedy = Remedy(means, home, progress=teller.progress, mapping=mapping)
         remedy.fetch = lambda places: ask_refetch(config.state_dir, places)
-        report = await repair(config.source, config.target, options, report, remedy)
+        report = await repair(source, config.target, options, report, remedy)
         return words_of(report), {**result_of(report), "means": means}
     return words_of(report), result_of(report)
 

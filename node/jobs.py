@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from canal.errors import CanalError, Refused
 from node.coordination.base import Conflict, Create, Op, Remove, Store, Write
+from node.coordination.plan import ShardId
 from node.coordination.records import decode, encode
 from node.coordination.tasks import NotFound
 
@@ -85,6 +86,13 @@ def step(job: Job, to: JobState, *, now: float, **changes: Any) -> Job:
         raise JobOver(f"job {job.id} is {job.state} and cannot become {to}")
     ended = now if to in ENDS else 0.0
     return replace(job, state=to, ended=ended, **changes)
+
+
+def comparing_shard(task: str, shards: Sequence[ShardId]) -> str:
+    """The shard whose node compares both sides of a task, of a cluster all of it. Raises Refused while it has none."""
+    if not shards:
+        raise Refused(f"task {task} has no shard yet: its source's nodes are not known; look again in a moment")
+    return shards[0].shard
 
 
 class JobQueue:

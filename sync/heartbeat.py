@@ -12,8 +12,10 @@ import logging
 import secrets
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
+from canal.cluster import slot_tag
 from canal.errors import CanalError
 from sync.config import LinkConfig
 from sync.rules import Adjusted, Dropped, Rules
@@ -31,15 +33,20 @@ _REST_S: Final = 5.0
 
 
 def heartbeat_key(task: str, shard: str) -> bytes:
-    """The reserved key of a link at its source."""
+    """The reserved key of a link at its source; of a cluster's shard its beginning (`Heartbeat.key_now`)."""
     return RESERVED + f"heartbeat:{task}/{shard}".encode()
 
 
 class Heartbeat:
-    """``await run()`` beside a link; `govern` lets it see its own writes in the stream."""
+    """``await run()`` beside a link; `govern` lets it see its own writes in the stream. ``slots``: of a cluster's shard
+    those that are its own, one of which has to have the key.
+    """
 
-    def __init__(self, config: LinkConfig, status: LinkStatus) -> None:
+    def __init__(
+        self, config: LinkConfig, status: LinkStatus, slots: Callable[[], frozenset[int]] | None = None
+    ) -> None:
         self.key = heartbeat_key(config.task, config.shard)
+        self._slots = slots
         self._config, self._status = config, status
         self._own = secrets.token_hex(6).encode()
         self._count = 0
@@ -51,7 +58,7 @@ class Heartbeat:
         inner = rules.adjust
 
         def adjust(db: int, argv: list[bytes], received_ms: int, end: int) -> Adjusted:
-            if len(argv) > 2 and argv[1] == self.key:
+            if len(argv) > 2 and argv[1].startswith(self.key):
                 self._seen(argv[2], end)
                 return Dropped("reserved")
             return inner(db, argv, received_ms, end)
@@ -88,18 +95,32 @@ class Heartbeat:
         else:
             status.heartbeat_waiting = 0.0
 
+    def key_now(self) -> bytes | None:
+        """The key to be written; None for a shard that has no slots yet. It changes when slots move."""
+        if self._slots is None:
+            return self.key
+        slots = self._slots()
+        return self.key + b":{%b}" % slot_tag(min(slots)) if slots else None
+
     async def _beat(self) -> None:
         conn: Connection | None = None
+        named: bytes | None = None
         try:
             while True:
                 try:
-                    if conn is None or conn.closed is not None:
-                        conn = await connect(self._config.source, who="source")
-                        await conn.call(b"SADD", INDEX, self.key)  # not a key of the users'
+                    key = self.key_now()
+                    if key is None:
+                        await asyncio.sleep(EVERY_S)
+                        continue
+                    if conn is None or conn.broken is not None:
+                        conn, named = await connect(self._config.source.whole, who="source"), None
+                    if named != key:
+                        await conn.call(b"SADD", INDEX, key)  # not a key of the users'
+                        named = key
                     self._count += 1
                     self._sent.append((self._count, time.monotonic()))
                     value = b"%b:%d" % (self._own, self._count)
-                    await conn.call(b"SET", self.key, value, b"PX", b"%d" % _LIVES_MS, timeout=10.0)
+                    await conn.call(b"SET", key, value, b"PX", b"%d" % _LIVES_MS, timeout=10.0)
                     self._status.heartbeat_error = ""
                     await asyncio.sleep(EVERY_S)
                 except CanalError as error:

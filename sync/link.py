@@ -185,9 +185,10 @@ class Link:
     def _beside(self, replay: Replay) -> list[asyncio.Task[None]]:
         """What looks on, where it is asked for: nothing waits for it."""
         tasks = []
+        slots = None if replay.slots is None else replay.slots.owns
         if self.config.verify_rate > 0:
             mapping = TaskMapping(Transform(self.config.transform))
-            sampler = replay.sessions.sampler = Sampler(self.config, self.status, mapping)
+            sampler = replay.sessions.sampler = Sampler(self.config, self.status, mapping, slots)
             tasks.append(asyncio.create_task(sampler.run(), name="sampler"))
         if replay.reunion is not None:
             tasks.append(asyncio.create_task(replay.reunion.run(), name="reunion"))
@@ -196,7 +197,7 @@ class Link:
         if replay.rollback is not None:
             tasks.append(asyncio.create_task(replay.rollback.run(), name="rollback"))
         if self.config.heartbeat:
-            heartbeat = replay.sessions.heartbeat = Heartbeat(self.config, self.status)
+            heartbeat = replay.sessions.heartbeat = Heartbeat(self.config, self.status, slots)
             tasks.append(asyncio.create_task(heartbeat.run(), name="heartbeat"))
         return tasks
 

@@ -71,8 +71,8 @@ def job_options(given: dict[str, Any]) -> dict[str, Any]:
 def ask(
     coordinator: Coordinator, task: str, repair: bool, options: dict[str, Any], yes: bool, timeout_s: float
 ) -> list[Job]:
-    """Queue one job for each shard. Raises Refused for a task that does not run."""
-    from node.jobs import JobQueue
+    """Queue the job, one for all shards. Raises Refused for a task that does not run."""
+    from node.jobs import JobQueue, comparing_shard
     from node.spec import read_spec
 
     record = coordinator.tasks.get(task)
@@ -88,12 +88,10 @@ def ask(
         )
         click.confirm(f"Compare and repair both sides of {task}?", abort=True, err=True)
     queue = JobQueue(coordinator.store)
+    shard = comparing_shard(task, coordinator.tasks.shard_ids(task))
     coordinator.tasks.record_event(task, f"{'repair' if repair else 'comparison'} asked for", by=who())
     kind: Any = "repair" if repair else "verify"
-    return [
-        queue.put(kind, task, shard=shard.shard, by=who(), timeout_s=timeout_s, **options)
-        for shard in coordinator.tasks.shard_ids(task)
-    ]
+    return [queue.put(kind, task, shard=shard, by=who(), timeout_s=timeout_s, **options)]
 
 
 def wait_for_jobs(queue: JobQueue, jobs: list[Job], timeout_s: float) -> list[Job]:

@@ -29,7 +29,7 @@ from console.web.state import State, address_of, of
 from node.coordination.coordinator import Coordinator
 from node.coordination.records import Desired, TaskRecord
 from node.coordination.tasks import NotFound
-from node.jobs import JobKind, JobQueue
+from node.jobs import JobKind, JobQueue, comparing_shard
 from node.spec import read_spec, write_spec
 
 log = logging.getLogger(__name__)
@@ -192,12 +192,10 @@ async def verify(request: Request) -> Response:
     def do() -> list[str]:
         queue = JobQueue(coordinator.store)
         kind: JobKind = "repair" if repair else "verify"
-        shards = coordinator.tasks.shard_ids(record.task)
-        jobs = [
-            queue.put(kind, record.task, shard=s.shard, by=by(request), timeout_s=86400.0, **options) for s in shards
-        ]
+        shard = comparing_shard(record.task, coordinator.tasks.shard_ids(record.task))
+        job = queue.put(kind, record.task, shard=shard, by=by(request), timeout_s=86400.0, **options)
         coordinator.tasks.record_event(record.task, f"{what} asked for", by=by(request))
-        return [job.id for job in jobs]
+        return [job.id]
 
     jobs = await sites.call(do)
     await read_again(sites, site)

@@ -11,10 +11,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final
 
+from canal.cluster import slot_of
 from canal.commands import written_in
 from canal.errors import CanalError
 from sync.config import LinkConfig
@@ -39,9 +40,17 @@ _PAUSE_S: Final = 1.0
 
 
 class Sampler:
-    """``await run()`` beside a link. ``rate``: keys a second."""
+    """``await run()`` beside a link. ``rate``: keys a second. ``slots``: of a cluster's shard those that are its own;
+    keys of others come by other links, of whose lag this one knows nothing.
+    """
 
-    def __init__(self, config: LinkConfig, status: LinkStatus, mapping: Mapping) -> None:
+    def __init__(
+        self,
+        config: LinkConfig,
+        status: LinkStatus,
+        mapping: Mapping,
+        slots: Callable[[], frozenset[int]] | None = None,
+    ) -> None:
         self.wants = False  # keys of the stream; asked for by every chunk that is read, so no more than a flag
         self.rate = config.verify_rate
         self._config, self._status, self._mapping = config, status, mapping
@@ -50,6 +59,7 @@ class Sampler:
         self._known: dict[Place, Suspect] = {}
         self._again_at = 0.0
         self._chance = random.Random()
+        self._slots = slots
 
     def take(self, commands: Iterable[tuple[int, list[bytes]]]) -> None:
         """Keys of the stream, since some are wanted."""
@@ -69,7 +79,7 @@ class Sampler:
                 if self._status.state != "streaming" or self._status.paused:
                     continue
                 try:
-                    pair = pair or await Pair.open(self._config.source, self._config.target)
+                    pair = pair or await Pair.open(self._config.source.whole, self._config.target)
                     await self._round(pair)
                     self._status.verify_error = ""
                 except CanalError as error:
@@ -117,7 +127,8 @@ class Sampler:
         there = rest // 4 if rest >= 4 else self._chance.random() < 0.25
         places += await self._random(pair, rest - int(there), second=False)
         places += await self._random(pair, int(there), second=True)
-        return list(dict.fromkeys(places))
+        own = None if self._slots is None else self._slots()
+        return [place for place in dict.fromkeys(places) if own is None or slot_of(place[1]) in own]
 
     async def _random(self, pair: Pair, count: int, *, second: bool) -> list[Place]:
         side = pair.second if second else pair.first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def test_shards_come_and_go_with_the_cluster(site: Site, redis_server: StartServ
     nodes = [site.node("a").start(), site.node("b").start()]
     with Cluster.start(2, 1, "7.0") as cluster:
         cluster.ask("SET", "before", 1)
-        site.create("sh-bj", cluster, target)  # type: ignore[arg-type]
+        site.create("sh-bj", cluster, target, "verify: {rate: 2000}\nheartbeat: true\n")  # type: ignore[arg-type]
         with ClusterLoad(cluster, rate=300) as load:
             wait_until(lambda: sorted(site.spread()) == [1, 1], 60, "one shard on each node")
             load.wait(200)
@@ -64,3 +65,32 @@ def test_shards_come_and_go_with_the_cluster(site: Site, redis_server: StartServ
         assert len(task["shards"]) == 3
         history = " ".join(str(event) for event in task["events"])
         assert f"shard {name} is new" in history and "has the slots" in history
+
+        def beats() -> list[Any]:
+            return [shard.get("heartbeat_lag") for shard in running(site).values()]
+
+        wait_until(lambda: len(beats()) == 3 and None not in beats(), 30, "each shard has a heartbeat")
+
+        def sampled(what: str) -> list[Any]:
+            return [shard.get(f"verify_{what}") for shard in running(site).values()]
+
+        wait_until(lambda: set(sampled("error")) == {""} and all(sampled("keys")), 60, "each shard looks at its keys")
+        assert not any(sampled("differing")), running(site)
+
+        def compared(*more: str) -> tuple[int, dict[str, Any]]:
+            """One job for all shards."""
+            done = site.cli("task", "verify", "sh-bj", "--wait", "-o", "json", *more, check=False)
+            (found,) = json.loads(done.stdout)
+            return done.returncode, found
+
+        target.client().set("extra", 1)
+        target.client().delete("before")
+        wait_until(lambda: sum(sampled("differing")) == 2, 60, "the shards' samplers have found both")
+        code, found = compared()
+        assert (code, {one["key"] for one in found["differences"]}) == (1, {"extra", "before"})
+        code, found = compared("--repair", "--yes", "--by", "echo")
+        assert (code, found["repaired"]) == (0, 2), found
+        target.client().set("extra", 1)
+        refused = site.cli("task", "verify", "sh-bj", "--wait", "--repair", "--yes", "--by", "fetch", check=False)
+        assert refused.returncode == 1 and "is a cluster, whose keys come by several links" in refused.stderr
+        assert equal(cluster, target) is False
