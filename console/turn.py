@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from canal.errors import ConfigError, Refused, Unreachable
+from canal.errors import ConfigError, Refused
 from console.cli.access import wait_until
 from console.cli.output import duration
 from console.reversal import reversed_spec
+from console.turnside import answers, forget_checkpoints, hold_writes, release_writes, streams
 
 if TYPE_CHECKING:
-    from canal.endpoint import Endpoint
     from node.config.models import Credential, TaskSpec
     from node.coordination.coordinator import Coordinator
     from node.coordination.records import ShardView, TaskRecord
@@ -38,14 +38,6 @@ class How:
     verify: bool = True
     timeout_s: float = 300.0
     by: str = ""
-
-
-@dataclass(slots=True)
-class Side:
-    """What a server said of its stream."""
-
-    replid: str
-    offset: int
 
 
 class Turn:
@@ -85,14 +77,16 @@ class Turn:
         if how.force:
             self._take_what_arrived()
         else:
-            paused = asyncio.run(_pause(self._source, how.timeout_s)) if how.pause_writes else False
-            self._held_until = time.monotonic() + how.timeout_s if paused else 0.0
+            paused = how.pause_writes
+            if paused:
+                asyncio.run(hold_writes(self._source, how.timeout_s))
+                self._held_until = time.monotonic() + how.timeout_s
             try:
                 self._drain_and_prove()
                 self._stop()
             except BaseException:
                 if paused:
-                    asyncio.run(_unpause(self._source))
+                    asyncio.run(release_writes(self._source))
                 raise
         self._coordinator.tasks.record_event(self._task, "target promoted" + " by force" * how.force, by=how.by)
         self._say(f"{self._target.label} may be written to now")
@@ -120,12 +114,14 @@ class Turn:
         from node.spec import write_spec
 
         old, proven, tasks, name = self.spec, self._verify, there.tasks, self._back_name(name)
-        first = SnapshotConfig(mode="never") if proven else SnapshotConfig(stale_keys="delete")
+        # between clusters each slot has a record of where its link stands: those are made by a snapshot
+        joins = proven and not (self._source.clustered or self._target.clustered)
+        first = SnapshotConfig(mode="never") if joins else SnapshotConfig(stale_keys="delete")
         spec = reversed_spec(old, name).model_copy(update={"snapshot": first})
         if self._in_the_way(there, spec):
             tasks.delete(name)
             self._say(f"the stopped task {name} of an earlier turn is replaced")
-        if proven:
+        if joins:
             self._forget_what_is_over(there)
         tasks.create(name, write_spec(spec), desired="running" if proven else "stopped", by=self._how.by)
         self._say(f"task {name} created: {old.target.datacenter} to {old.source.datacenter}")
@@ -136,6 +132,9 @@ class Turn:
             )
             return
         self._wait(there, name, lambda view: view.state.state == "streaming", "streaming")
+        if not joins:
+            self._say(f"task {name} is streaming, after a snapshot of {self._target.label}")
+            return
         later = spec.model_copy(update={"snapshot": old.snapshot.model_copy(update={"stale_keys": "delete"})})
         tasks.set_spec(name, write_spec(later), by=self._how.by)
         self._say(f"task {name} is streaming, without a snapshot: both sides were equal")
@@ -158,7 +157,7 @@ class Turn:
     def _forget_what_is_over(self, there: Coordinator) -> None:
         """Remove the checkpoints of links that are over from the server that becomes a target."""
         living = {task for task, record in there.tasks.all().items() if record.desired != "stopped"}
-        for forgotten in asyncio.run(_forget_checkpoints(self._source, living)):
+        for forgotten in asyncio.run(forget_checkpoints(self._source, living)):
             self._say(f"checkpoint of {forgotten} removed from {self._source.label}: both sides are equal")
 
     # --- steps ---
@@ -168,31 +167,40 @@ class Turn:
             raise Refused(f"task {self._task} is to be {self._record.desired}: start it, so that it can drain")
         if self._verify and self.spec.map.hook:
             raise Refused(f"task {self._task} changes values by a hook, so its sides differ: use --no-verify")
-        if self._how.force and asyncio.run(_answers(self._source)):
+        if self._how.force and asyncio.run(answers(self._source)):
             self._say(f"warning: {self._source.label} answers: without --force nothing would be lost")
 
     def _drain_and_prove(self) -> None:
         """Everything that the source has written is applied, and the two hold the same."""
-        before = asyncio.run(_position(self._source))
-        self._say(f"source stands at {before.replid}:{before.offset}; draining")
-
-        def drained(view: ShardView) -> bool:
-            if view.state.replid and view.state.replid != before.replid:
-                raise Refused(
-                    f"the task follows {view.state.replid}, the source is {before.replid}: it failed over just now"
-                )
-            return view.state.applied_offset >= before.offset
-
-        self._wait_here(drained, f"applied up to {before.offset}")
+        before = asyncio.run(streams(self._source))
+        self._say(f"source stands at {_places(before)}; draining")
+        self._wait_drained(before)
         if self._verify:
             self._compare()
-        after = asyncio.run(_position(self._source))
-        if after.replid != before.replid or after.offset - before.offset > _QUIET_BYTES:
+        after = asyncio.run(streams(self._source))
+        if after.keys() != before.keys():
+            raise Refused("the source failed over meanwhile. Nothing was changed")
+        written = {replid: after[replid] - offset for replid, offset in before.items()}
+        if max(written.values()) > _QUIET_BYTES:
             raise Refused(
-                f"the source is still written to ({after.offset - before.offset} bytes meanwhile): stop the writers, "
+                f"the source is still written to ({sum(written.values())} bytes meanwhile): stop the writers, "
                 "or use --pause-writes. Nothing was changed"
             )
-        self._wait_here(lambda view: view.state.applied_offset >= after.offset, f"applied up to {after.offset}")
+        self._wait_drained(after)
+
+    def _wait_drained(self, upto: dict[str, int]) -> None:
+        """Until all that stood in these streams is applied, each by the shard that follows it."""
+
+        def drained(view: ShardView) -> bool:
+            replid = view.state.replid
+            if replid and replid not in upto:
+                raise Refused(f"the task follows {replid}, the source is {', '.join(upto)}: it failed over just now")
+            return bool(replid) and view.state.applied_offset >= upto[replid]
+
+        def followed(views: list[ShardView]) -> bool:
+            return {view.state.replid for view in views} == upto.keys()
+
+        self._wait_here(drained, f"applied up to {_places(upto)}", followed)
 
     def _compare(self) -> None:
         from sync.transform import Transform
@@ -257,9 +265,9 @@ class Turn:
     def _views(self) -> list[ShardView]:
         return self._coordinator.tasks.shards(self._task)
 
-    def _wait_here(self, done: Any, what: str) -> None:
+    def _wait_here(self, done: Any, what: str, together: Callable[[list[ShardView]], bool] = bool) -> None:
         wait_until(
-            lambda: True if all(done(view) for view in self._views()) else None,
+            lambda: True if all(done(view) for view in self._views()) and together(self._views()) else None,
             self._how.timeout_s,
             lambda: f"task {self._task} has not {what}: " + _how(self._views()),
         )
@@ -275,6 +283,10 @@ class Turn:
         )
 
 
+def _places(streams: dict[str, int]) -> str:
+    return ", ".join(f"{replid}:{offset}" for replid, offset in streams.items())
+
+
 def _how(views: list[ShardView]) -> str:
     return ", ".join(
         f"shard {v.id.shard} is {v.state.state} at {v.state.applied_offset} ({v.state.error or v.state.phase})"
@@ -285,64 +297,3 @@ def _how(views: list[ShardView]) -> str:
 def _ago(views: list[ShardView]) -> str:
     newest = max((view.state.updated for view in views), default=0.0)
     return f"{duration(max(0.0, time.time() - newest))} ago" if newest else "never"
-
-
-async def _position(endpoint: Endpoint) -> Side:
-    """Where a server's stream stands. Raises Unreachable and the like."""
-    from sync.horizon import replication_info
-
-    found = await replication_info(endpoint)
-    if found is None:
-        raise Unreachable(f"{endpoint.label} does not tell its position (INFO replication); --force goes on without it")
-    return Side(found[1], found[2])
-
-
-async def _answers(endpoint: Endpoint) -> bool:
-    from sync.horizon import replication_info
-
-    return await replication_info(endpoint) is not None
-
-
-async def _forget_checkpoints(endpoint: Endpoint, living: set[str]) -> list[str]:
-    """Remove the checkpoints of links that are over from a server that becomes a target; their names.
-
-    They would say that its new link's source is followed already. Those of tasks that are to run, and of connected
-    links, stay.
-    """
-    from sync.tag import INDEX, PREFIX
-    from sync.target.connection import connect
-
-    conn = await connect(endpoint)
-    try:
-        clients = await conn.call(b"CLIENT", b"LIST")
-        gone = []
-        for key in await conn.call(b"SMEMBERS", INDEX):
-            link = key[len(PREFIX) :]
-            connected = b" name=redis-canal:" + link + b":" in clients
-            if key.startswith(PREFIX) and not connected and link.partition(b"/")[0].decode() not in living:
-                await conn.call(b"DEL", key)
-                await conn.call(b"SREM", INDEX, key)
-                gone.append(link.decode())
-        return gone
-    finally:
-        conn.close()
-
-
-async def _pause(endpoint: Endpoint, seconds: float) -> bool:
-    """Hold all writes. Raises when the server cannot (before 6.2) or the user may not."""
-    await _client_command(endpoint, b"PAUSE", b"%d" % int(seconds * 1000), b"WRITE")
-    return True
-
-
-async def _unpause(endpoint: Endpoint) -> None:
-    await _client_command(endpoint, b"UNPAUSE")
-
-
-async def _client_command(endpoint: Endpoint, *words: bytes) -> None:
-    from sync.target.connection import connect
-
-    conn = await connect(endpoint, who="source")
-    try:
-        await conn.call(b"CLIENT", *words)
-    finally:
-        conn.close()

@@ -102,8 +102,8 @@ async def _work(start: dict[str, Any], writer: asyncio.StreamWriter) -> tuple[st
         remedy = Remedy(means, home, progress=teller.progress, mapping=mapping)
         remedy.fetch = lambda places: ask_refetch(config.state_dir, places)
         report = await repair(source, config.target, options, report, remedy)
-        return words_of(report), {**result_of(report), "means": means}
-    return words_of(report), result_of(report)
+        return words_of(report, over=True), {**result_of(report), "means": means}
+    return words_of(report, over=True), result_of(report)
 
 
 def home_of(spec: TaskSpec) -> Callable[[Place], Where]:
@@ -139,11 +139,11 @@ class _Teller:
             self._writer.write(frames.encode({"saved": saved}))
 
 
-def words_of(report: Report) -> str:
-    """A job's progress, and its outcome, in a few words."""
+def words_of(report: Report, over: bool = False) -> str:
+    """A job's progress, or, when it is ``over``, its outcome, in a few words."""
     words = f"{report.keys:,} keys"
     done = report.first_keys + report.second_keys
-    if report.total:
+    if report.total and not over:  # where a cluster's records are counted too, not all is compared in the end
         words += f", {min(100, 100 * done // report.total)} %"
     words += f", {report.different:,} differ"
     if report.repaired:

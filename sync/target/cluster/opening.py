@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from canal.errors import Unready
+from sync.target.cluster.connection import side_by_side
 from sync.target.cluster.fencing import NodeTag, fence_node, open_node
 from sync.target.cluster.node import NodeLink
 from sync.target.fence import may_join
@@ -16,17 +17,19 @@ if TYPE_CHECKING:
 async def open_writer(writer: ClusterWriter) -> None:
     """Give the writer its nodes: the scripts loaded, a chain begun on each. Raises Unready when slots move then."""
     conn = writer.conn
-    opened: list[tuple[str, NodeTag]] = []
-    for node_id, node in list(conn.nodes.items()):
-        slots = conn.slots_of(node_id)
-        if slots:
-            tag = await open_node(node, writer.task, writer.shard, writer.epoch, slots, writer.scripts)
-            opened.append((node_id, tag))
-    if writer.bulk.least and not all([await may_join(conn.nodes[node_id], tag.key) for node_id, tag in opened]):
-        writer.bulk.least = 0
-    for node_id, tag in opened:
+    nodes = {node_id: slots for node_id in list(conn.nodes) if (slots := conn.slots_of(node_id))}
+    tags = await side_by_side(
+        open_node(conn.nodes[node_id], writer.task, writer.shard, writer.epoch, slots, writer.scripts)
+        for node_id, slots in nodes.items()
+    )
+    if writer.bulk.least:
+        joins = await side_by_side(
+            may_join(conn.nodes[node_id], tag.key) for node_id, tag in zip(nodes, tags, strict=True)
+        )
+        writer.bulk.least *= all(joins)
+    for (node_id, slots), tag in zip(nodes.items(), tags, strict=True):
         index = add_link(writer, node_id, tag)
-        for slot in conn.slots_of(node_id):
+        for slot in slots:
             writer.lanes.owners[slot] = index
 
 
