@@ -15,7 +15,7 @@ from console.cli.output import Format, emit, output_option
 
 if TYPE_CHECKING:
     from node.config.models import NodeConfig, TaskSpec
-    from sync.doctor import Finding
+    from sync.diagnosis import Finding
 
 _MARKS = {"ok": "ok", "note": "note", "warn": "WARN", "fail": "FAIL"}
 
@@ -80,7 +80,7 @@ def _of_node(node: NodeConfig) -> list[Finding]:
     """Credentials that cannot be read, the coordinator, and the disk."""
     from node.config.secrets import password
     from node.connect import coordinator_of
-    from sync.doctor import Finding, disk
+    from sync.diagnosis import Finding, disk
 
     out: list[Finding] = []
     for name, credential in node.credentials.items():
@@ -124,7 +124,8 @@ async def _of_task(spec: TaskSpec, node: NodeConfig | None) -> list[Finding]:
     from dataclasses import replace
 
     from node.config.secrets import resolve
-    from sync.doctor import Finding, examine
+    from sync.diagnosis import Finding
+    from sync.doctor import examine
 
     credentials = {} if node is None else node.credentials
     try:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from canal.endpoint import parse_url
-from sync.doctor import Finding, examine
+from sync.diagnosis import Finding
+from sync.doctor import examine
 from tests.conftest import StartServer
 from tests.support.process import ROOT
 from tests.support.servers import Server
