@@ -23,6 +23,7 @@ SECONDS = float(os.environ.get("REDIS_CANAL_CHAOS_SECONDS", "0"))
 SEEDS: tuple[tuple[str, str, float, float], ...] = (  # seconds of faults, commands a second
     ("one-way", "1", 15, 250),  # a full disk while the link's own small state was written ended the task for good
     ("two-way", "D", 14, 250),  # late for a moment: whole keys were echoed over newer writes, connections stayed open
+    ("two-way", "20261122/36", 15, 250),  # echoes of a home that was late, and the other side lost its history
     ("mesh", "D", 8, 80),
 )
 
