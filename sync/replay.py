@@ -33,6 +33,7 @@ from sync.routes import leave_route
 from sync.session import Session, Superseded
 from sync.sessions import Sessions
 from sync.status import LinkStatus
+from sync.streaming import Streaming
 from sync.tag import Checkpoint, checkpoint_key
 from sync.takeup import gone_back, read_waiting, take_up_requests, take_up_waiting
 from sync.target.cluster.connection import ClusterConnection
@@ -344,7 +345,7 @@ class Replay:
                 *(capture, rules, start, db, seen, plan == "snapshot", self._wake, checkpoint.past, had),
                 reached=self._found_at if isinstance(fenced, ClusterFence) and plan == "stream" else 0,
             )
-        await session.stream(rules, offset, db, lambda: self.stop_by is not None)
+        await Streaming(session, rules, offset, db).run(lambda: self.stop_by is not None)
         return self.stop_by is not None
 
     def _earlier(self, checkpoint: Checkpoint) -> Position | None:

@@ -131,18 +131,18 @@ class Sessions:
             guarded,
             start,
             generation,
+            self.throttle,
             form=form,
             cluster=cluster,
+            converge=self.converge,
+            kept=None if self.kept is None else self.kept.echoer,
+            slots=self.slots,
         )
         if isinstance(session.writer, ClusterWriter):
             await open_writer(session.writer)
         session.databases = count
         session.ttl_memory = self._ttl_memory
-        session.throttle = self.throttle
         session.sampler, session.heartbeat = self.sampler, self.heartbeat
-        session.converge = self.converge
-        session.kept = None if self.kept is None else self.kept.echoer
-        session.slots = self.slots
         if self.converge is not None and config.direct:
             wait_s, waits = config.causal_wait_s, self._status.waits_for_others
             session.order = Order(config.target, config.direct, wait_s, self._wake.set, waits)
