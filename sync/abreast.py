@@ -32,6 +32,8 @@ MOST_S: Final = 30.0
 _LOOK_S: Final = 0.02
 _TURN_S: Final = 0.5  # so long at a time, since the caller has other things to look at
 _SLACK_BYTES: Final = 512  # PINGs and tags, which a link does not commit by themselves
+_IDLE_S: Final = 10.0
+"""A connection of which nothing was asked for so long is closed."""
 _PINGS_BYTES_S: Final = 2.0  # of an idle source: 14 bytes every ten seconds as a rule
 
 
@@ -48,9 +50,13 @@ class Abreast:
         self._since = 0.0  # monotonic, when it began to wait; 0 while it does not
         self._passed = 0.0
         self._gave_up = False
+        self._leaving: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
-        """Leave the other side."""
+        """Leave the other side, until it is asked again."""
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
         if self._conn is not None:
             self._conn.close()
             self._conn = None
@@ -106,6 +112,9 @@ class Abreast:
         try:
             if self._conn is None or self._conn.closed is not None:
                 self._conn = await connect(self._other)
+            if self._leaving is not None:
+                self._leaving.cancel()
+            self._leaving = asyncio.get_running_loop().call_later(_IDLE_S, self.close)
             return server_info(await self._conn.call(b"INFO", timeout=5.0))
         except CanalError as error:
             self.close()

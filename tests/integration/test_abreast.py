@@ -111,3 +111,19 @@ async def test_an_other_side_that_is_away_is_waited_for_as_well(pair: Pair) -> N
     while await one.late(pair.conn):
         pass
     one.close()
+
+
+async def test_it_leaves_the_other_side_when_nothing_is_asked(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asking() -> int:
+        return sum(one["cmd"].startswith("info") and not one["name"] for one in pair.other.control.client_list())
+
+    monkeypatch.setattr("sync.abreast._IDLE_S", 0.3)
+    pair.applied(pair.other.offset)
+    one, before = abreast(pair), asking()
+    assert not await one.late(pair.conn)
+    assert asking() == before + 1
+    await eventually(lambda: asking() == before, 10, "it is closed")
+    assert not await one.late(pair.conn)
+    assert asking() == before + 1
+    one.close()
+    await eventually(lambda: asking() == before, 10, "and at the end")
