@@ -13,7 +13,7 @@ from sync.batch import Batch, command_at
 from sync.config import LinkConfig
 from sync.deadletter import DeadLetters, describe
 from sync.status import LinkStatus
-from sync.target.standalone import BatchRefused
+from sync.target.transaction import BatchRefused
 from sync.troubles import Troubles
 from sync.unit import DeadLetter
 

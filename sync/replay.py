@@ -43,7 +43,7 @@ from sync.target.cluster.rewinding import furthest, rewind
 from sync.target.connection import Connection, connect
 from sync.target.duplicates import claim_source
 from sync.target.fence import Fence, read_checkpoint, server_info
-from sync.target.standalone import BatchRefused
+from sync.target.transaction import BatchRefused
 from sync.watch import SourceWatch
 from sync.windowfile import Boundary
 

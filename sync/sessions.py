@@ -30,7 +30,7 @@ from sync.target.cluster.parts import ClusterParts
 from sync.target.cluster.writer import ClusterWriter
 from sync.target.connection import Connection
 from sync.target.fence import Fence, databases, may_join
-from sync.target.standalone import guard
+from sync.target.script import guard
 from sync.throttle import Throttle
 from sync.transform import Transform
 from sync.troubles import Troubles

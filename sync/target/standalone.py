@@ -12,96 +12,27 @@ After any failure the connection is dropped and everything starts again from the
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Final
+from typing import Final
 
 import hiredis
 
-from canal.errors import CanalError, Unreachable, Unready
-from canal.resp import encode
+from canal.errors import CanalError, Unreachable
 from sync.batch import Batch
-from sync.conditional import DELETE_HEAD, FIELDS_HEAD
-from sync.effects import JUDGED, may_be_empty, nothing
 from sync.render import EXEC, MULTI, RAW, Failures, Form, Rendered, render, script_form
 from sync.sendwindow import SendWindow
 from sync.tag import Tagger
 from sync.target.connection import MAX_REPLY, Connection
-from sync.target.errors import classify, is_of_keys, is_transient
+from sync.target.errors import classify
+from sync.target.script import answers, call, guard, verdict
+from sync.target.transaction import Transactions, outcome
 
 _LONG: Final = 1 << 20
 _TEXT: Final = 1000  # of an error that is passed on
-_REFUSED_BYTES: Final = 1 << 20  # replies to a batch that is refused are hardly longer
-
-_GUARD: Final = b"""\
-redis.call('SELECT', 0)
-local found = redis.call('HMGET', KEYS[1], 'pos', 'epoch', 'snap')
-if (found[1] or '') ~= ARGV[1] or (found[2] or '0') ~= ARGV[2] or (found[3] or '0') ~= ARGV[3] then
-  return redis.error_reply('MOVED_ON checkpoint is ' .. tostring(found[1]) .. ' epoch ' .. tostring(found[2]))
-end
---[[delete_if]]
--- names that are looked up for every command are made local: a third less of the target's CPU
-local ARGV, unpack, pcall, type, tonumber = ARGV, unpack, redis.pcall, type, tonumber
-local failed = {}
-local judged = {--[[names]]}
-local at, number, total = 4, 0, #ARGV
-while at <= total do
-  local argc = tonumber(ARGV[at])
-  if number == 0 then
-    redis.call(unpack(ARGV, at + 1, at + argc))
-  else
-    local reply
-    if ARGV[at + 1] == 'EVAL' then  -- scripts cannot call scripts: the only ones that come here are sync.conditional's
-      if ARGV[at + 5] == 'fields' then
-        reply = fields_if(ARGV[at + 4], ARGV, at + 6, at + argc)
-      else
-        reply = delete_if(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7])
-      end
-    else
-      reply = pcall(unpack(ARGV, at + 1, at + argc))
-    end
-    if type(reply) == 'table' and reply.err then
-      failed[#failed + 1] = number
-      failed[#failed + 1] = reply.err
-    --[[empty]]
-    end
-  end
-  at = at + argc + 1
-  number = number + 1
-end
-return failed
-"""
-_JUDGING: Final = b"""\
-elseif (reply == 0 or reply == -1 or not reply or (type(reply) == 'table' and not reply.ok and #reply == 0))
-      and judged[string.upper(ARGV[at + 1])] then
-      failed[#failed + 1] = number
-      failed[#failed + 1] = ''\
-"""
-GUARD: Final = _GUARD.replace(b"--[[delete_if]]\n", DELETE_HEAD + FIELDS_HEAD)
-JUDGING_GUARD: Final = GUARD.replace(b"--[[empty]]", _JUDGING).replace(
-    b"--[[names]]", b",".join(b"['%b']=1" % name for name in sorted(JUDGED))
-)
-"""As GUARD, two ways: commands that answered nothing are told too, with no text."""
-
-
-def guard(judging: bool) -> tuple[bytes, bytes]:
-    """The script that guards batches, and its SHA-1."""
-    body = JUDGING_GUARD if judging else GUARD
-    return body, hashlib.sha1(body).hexdigest().encode()
-
-
-class BatchRefused(CanalError):
-    """The target will not take a command of this batch; nothing of the batch was applied."""
-
-    def __init__(self, batch: Batch, failures: Failures) -> None:
-        super().__init__(f"the target refused a command: {failures[0][1] if failures else 'EXECABORT'}")
-        self.batch = batch
-        self.failures = failures
 
 
 @dataclass(slots=True)
@@ -157,19 +88,14 @@ class Writer:
         self._ahead: _Flight | None = None  # gated: sent without its EXEC (or, for old servers, only its MULTI)
         self._db = 0
         self._bytes = 0
-        self._buffer = bytearray()
-        self._searched = 0
-        self._suspect = False  # an error is among the replies that wait
-        self._look_from = 0  # bytes of them before which another look for their end is not worth it
         self._received = 0  # bytes of replies
         self._written = 0  # bytes written to the connection
         self._moved = (-1, -1)  # received and taken bytes when work on its way was last seen to move
         self._moved_at = 0.0
         self._waiting_multi = False
-        nonce = secrets.token_hex(8).encode()
-        self._mark = encode([b"ECHO", nonce])
-        self._mark_reply = b"$16\r\n" + nonce + b"\r\n"
-        self._reader = hiredis.Reader()
+        self._transactions = Transactions(conn.endpoint.label)
+        self._exec = EXEC + self._transactions.mark
+        self._reader = hiredis.Reader()  # of replies to calls of the script
         self._unread = 0  # bytes fed to it since it last gave a reply
         conn.stream(self._data, self._lost, wake)
 
@@ -251,12 +177,7 @@ class Writer:
         if arguments is None:
             return False
         raw, number = arguments
-        pos, snap = self._stands
-        head = [b"EVALSHA", self._sha, b"1", self._tagger.key, pos.encode(), b"%d" % self._epoch, b"%d" % snap]
-        parts = [b"*%d\r\n" % (len(head) + number)]
-        parts += [b"$%d\r\n%b\r\n" % (len(word), word) for word in head]
-        parts.append(raw)
-        data = b"".join(parts)
+        data = call(self._sha, self._tagger.key, self._stands, self._epoch, raw, number)
         self._stands = self._after(batch)
         flight = _Flight(batch, rendered, True, len(data))
         self._bytes += flight.size
@@ -273,7 +194,7 @@ class Writer:
         """Send a gated batch that nothing is before."""
         self.in_flight.append(flight)
         if self._pipelined:
-            self._write(flight, MULTI, *flight.rendered.parts, EXEC + self._mark)
+            self._write(flight, MULTI, *flight.rendered.parts, self._exec)
         else:
             # MULTI itself can be refused here (BUSY, LOADING before Redis 6.2), and then what follows it would be
             # carried out one by one: wait for its +OK.
@@ -288,7 +209,7 @@ class Writer:
         self._ahead = None
         if flight.sent:
             self.in_flight.append(flight)
-            self._write(flight, EXEC + self._mark)
+            self._write(flight, self._exec)
         else:
             self._start(flight)
 
@@ -312,12 +233,12 @@ class Writer:
         if not self.in_flight and self._ahead is None and not self._waiting_multi:
             self._unasked(len(data))
         elif self._waiting_multi:
-            self._buffer += data
+            self._transactions.feed(data)
             self._multi_reply()
         elif self.in_flight and self.in_flight[0].guarded:
             self._guarded_replies(data)
         else:
-            self._buffer += data
+            self._transactions.feed(data)
             self._gated_replies()
 
     def _unasked(self, size: int) -> None:
@@ -325,102 +246,44 @@ class Writer:
         label = self._conn.endpoint.label
         self._fail(Unreachable(f"target {label} sent {size} bytes that nothing had asked for; starting anew"))
 
+    def _endless(self) -> None:
+        self._fail(Unreachable(f"target {self._conn.endpoint.label} sends replies without end"))
+
     def _multi_reply(self) -> None:
-        if b"\r\n" not in self._buffer:
+        line = self._transactions.first()
+        if line is None:
             return
-        line = bytes(self._buffer[: self._buffer.index(b"\r\n")])
         if line != b"+OK":
             self._fail(classify(line[1:].decode("utf-8", "replace"), "MULTI"))
             return
         self._waiting_multi = False
-        self._write(self.in_flight[0], *self.in_flight[0].rendered.parts, EXEC + self._mark)
+        self._write(self.in_flight[0], *self.in_flight[0].rendered.parts, self._exec)
         self._gated_replies()
 
     def _gated_replies(self) -> None:
-        buffer = self._buffer
+        transactions, judging = self._transactions, self._judge is not None
         while self.in_flight and not self.in_flight[0].guarded:
-            index = buffer.find(self._mark_reply, self._searched)
-            after = index + len(self._mark_reply)
-            if index < 0:
-                found = self._without_mark(self.in_flight[0].rendered.replies)
-                if found is None:
-                    self._searched = max(0, len(buffer) - len(self._mark_reply))
-                    if len(buffer) > MAX_REPLY:
-                        self._fail(Unreachable(f"target {self._conn.endpoint.label} sends replies without end"))
+            flight = self.in_flight[0]
+            batch, rendered = flight.batch, flight.rendered
+            try:
+                reply = transactions.take(rendered.replies)
+                if reply is None:
+                    if len(transactions) > MAX_REPLY:
+                        self._endless()
                     return
-                index, after = found
-            reply = bytes(memoryview(buffer)[:index])
-            del buffer[:after]
-            self._searched = 0
-            self._suspect = False
-            self._look_from = 0
-            flight = self.in_flight.popleft()
-            failures = self._outcome(flight, reply)
-            if failures is None:
+                self.in_flight.popleft()
+                failures, empty = outcome(batch, rendered, reply, judging)
+            except CanalError as error:
+                self._fail(error)
                 return
-            self._on_commit(flight.batch, failures)
+            if empty:
+                self._judged(flight, empty)
+            self._on_commit(batch, failures)
             if self.error is None:
                 self._release()
             self._wake()
-        if buffer and not self.in_flight and self._ahead is None and self.error is None:
-            self._unasked(len(buffer))
-
-    def _without_mark(self, count: int) -> tuple[int, int] | None:
-        """Where a transaction's replies end, and the reply to our mark, when the mark itself was refused.
-
-        A target that answers BUSY does so to ECHO too. None while there is no sign of that, or more is to come.
-        """
-        buffer = self._buffer
-        self._suspect = self._suspect or buffer.startswith(b"-") or buffer.find(b"\r\n-", self._searched) >= 0
-        if not self._suspect or len(buffer) < self._look_from or not buffer.endswith(b"\r\n"):
-            return None  # all replies that are meant are there only where the last of them ends
-        if len(buffer) > _REFUSED_BYTES:
-            self._look_from = 2 * len(buffer)  # one without end is not gone through for each part of it
-        replies = bytes(buffer)
-        index = 0
-        try:
-            for _ in range(count + 2):
-                index = skip_reply(replies, index)
-                if index < 0:
-                    return None
-            after = skip_reply(replies, index)
-        except ValueError:
-            self._fail(Unreachable(f"target {self._conn.endpoint.label} sent what is no reply"))
-            return None
-        return None if after < 0 else (index, after)
-
-    def _outcome(self, flight: _Flight, reply: bytes) -> Failures | None:
-        """The failed commands of a committed transaction; None when it was not committed (the error is set)."""
-        count = flight.rendered.replies
-        good = b"+OK\r\n" + b"+QUEUED\r\n" * count + b"*%d\r\n" % count
-        sound = reply.startswith(good) and reply.find(b"\r\n-", len(good) - 2) < 0
-        if sound and (self._judge is None or not may_be_empty(reply, len(good) - 2)):
-            return []
-        reader = hiredis.Reader()
-        reader.feed(reply)
-        replies: list[Any] = []
-        try:
-            while (one := reader.gets()) is not False:
-                replies.append(one)
-        except hiredis.ProtocolError as error:
-            self._fail(Unreachable(f"target sent what is no reply: {error}"))
-            return None
-        if len(replies) != count + 2:
-            self._fail(Unreachable(f"expected {count + 2} replies to a transaction, got {len(replies)}"))
-            return None
-        result = replies[-1]
-        if isinstance(result, list) and len(result) == count:
-            own = flight.rendered.own
-            bad = [(i, str(one)) for i, one in enumerate(result) if isinstance(one, hiredis.ReplyError)]
-            for number, text in bad:
-                if number in own:
-                    self._fail(Unready(f"target: our own command in the transaction failed: {text}"))
-                    return None
-            if self._judge is not None:
-                self._judged(flight, [i for i, one in enumerate(result) if nothing(one)])
-            return flight.rendered.failures(flight.batch, bad)
-        self._aborted(flight, replies)
-        return None
+        if transactions and not self.in_flight and self._ahead is None and self.error is None:
+            self._unasked(len(transactions))
 
     def _judged(self, flight: _Flight, numbers: list[int]) -> None:
         """Replies of these numbers were 0 or nil."""
@@ -428,23 +291,6 @@ class Writer:
         theirs: Failures = [(number, "") for number in numbers if number not in own]
         if theirs and self._judge is not None:
             self._judge(flight.batch, [number for number, _ in flight.rendered.failures(flight.batch, theirs)])
-
-    def _aborted(self, flight: _Flight, replies: list[Any]) -> None:
-        """EXECABORT: nothing was applied; the errors at queueing tell why."""
-        texts = [(i - 1, str(one)) for i, one in enumerate(replies[:-1]) if isinstance(one, hiredis.ReplyError)]
-        own = flight.rendered.own
-        ours = any(i < 0 or i in own for i, _ in texts)
-        lasting = [(i, text) for i, text in texts if not is_transient(text) or (is_of_keys(text) and not ours)]
-        if not lasting or lasting[0][0] < 0:
-            reason = texts[0][1] if texts else str(replies[-1])
-            self._fail(Unready(f"target refused a transaction: {reason}"))
-            return
-        refused = [(i, text) for i, text in lasting if i not in own]
-        failures = flight.rendered.failures(flight.batch, refused)
-        if not failures:
-            self._fail(classify(lasting[0][1], "writing the checkpoint"))
-            return
-        self._fail(BatchRefused(flight.batch, failures))
 
     def _guarded_replies(self, data: bytes) -> None:
         try:
@@ -454,12 +300,11 @@ class Writer:
                 reply = self._reader.gets()
                 if reply is False:
                     if self._unread > MAX_REPLY:
-                        self._fail(Unreachable(f"target {self._conn.endpoint.label} sends replies without end"))
+                        self._endless()
                     return
                 self._unread = 0
                 if isinstance(reply, hiredis.ReplyError):
-                    # the script's first write is the tag: an error reply means that nothing was applied
-                    self._fail(self._verdict(str(reply)[:_TEXT]))
+                    self._fail(verdict(str(reply)[:_TEXT]))
                     return
                 if not isinstance(reply, list) or len(reply) % 2:
                     label, told = self._conn.endpoint.label, repr(reply)[:80]
@@ -469,11 +314,10 @@ class Writer:
                 self._bytes -= flight.size
                 now = time.monotonic()
                 self._window.committed(now - flight.batch.sent, now)
-                pairs = zip(reply[::2], reply[1::2], strict=True)
-                answers = [(int(number), _text(text)) for number, text in pairs]
+                answered = answers(reply)
                 if self._judge is not None:
-                    self._judged(flight, [number for number, text in answers if not text])
-                failures = flight.rendered.failures(flight.batch, [one for one in answers if one[1]])
+                    self._judged(flight, [number for number, text in answered if not text])
+                failures = flight.rendered.failures(flight.batch, [one for one in answered if one[1]])
                 self._on_commit(flight.batch, failures)
                 if self.error is None and not self.in_flight:
                     self._release()
@@ -482,33 +326,3 @@ class Writer:
                 self._unasked(len(data))
         except hiredis.ProtocolError as error:
             self._fail(Unreachable(f"target sent what is no reply: {error}"))
-
-    def _verdict(self, text: str) -> CanalError:
-        if text.startswith("MOVED_ON"):
-            return Unready(f"target: {text}: another writer was there, starting again from the checkpoint")
-        if is_transient(text):
-            return Unready(f"target refused a batch: {text}")
-        return classify(text, "applying a batch by script")
-
-
-def skip_reply(buf: bytes, at: int) -> int:
-    """The index after the RESP2 reply at ``at``; -1 when it is not complete. ValueError for a length that is none."""
-    left = 1
-    while left:
-        line = buf.find(b"\r\n", at)
-        if line < 0:
-            return -1
-        kind, after = buf[at], line + 2
-        left -= 1
-        if kind in b"$*":
-            size = int(buf[at + 1 : line])
-            if kind == 42:  # '*'
-                left += max(0, size)
-            elif size >= 0:
-                after += size + 2
-        at = after
-    return at if at <= len(buf) else -1
-
-
-def _text(error: Any) -> str:
-    return error.decode("utf-8", "replace") if isinstance(error, bytes) else str(error)

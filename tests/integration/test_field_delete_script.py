@@ -9,7 +9,7 @@ import pytest
 
 from sync.conditional import delete_fields
 from sync.target.cluster.script import Scripts
-from sync.target.standalone import GUARD
+from sync.target.script import GUARD
 from tests.conftest import StartServer
 
 pytestmark = pytest.mark.servers

@@ -131,7 +131,7 @@ def test_gated_replies_are_counted_back_to_the_users_commands() -> None:
     bench.writer.submit(batch_of((0, [b"LPOP a", b"LPOP b"]), (2, [b"LPOP c", b"LPOP d"])))
     # tag, two, SELECT, two
     replies = b"+OK\r\n" + b"+QUEUED\r\n" * 6 + b"*6\r\n:0\r\n$-1\r\n$1\r\nx\r\n+OK\r\n-WRONGTYPE\r\n*0\r\n"
-    bench.line.data(replies + bench.writer._mark_reply)
+    bench.line.data(replies + bench.writer._transactions.mark_reply)
     assert bench.told == [[0, 3]]
     assert bench.commits == [1]
 
@@ -139,7 +139,7 @@ def test_gated_replies_are_counted_back_to_the_users_commands() -> None:
 def test_gated_replies_without_a_nothing_cost_no_second_look() -> None:
     bench = Judging(guarded=False)
     bench.writer.submit(batch_of((0, [b"LPOP a"])))
-    bench.line.data(good(1) + bench.writer._mark_reply)
+    bench.line.data(good(1) + bench.writer._transactions.mark_reply)
     assert bench.told == [] and bench.commits == [0]
 
 

@@ -12,10 +12,11 @@ from canal.errors import AuthError, CanalError, ReplayError, Unreachable, Unread
 from canal.position import Position
 from canal.resp import encode
 from sync.batch import Batch
-from sync.render import EXEC, MULTI
+from sync.render import EXEC, MULTI, Failures
 from sync.tag import Checkpoint, Tagger, checkpoint_key
 from sync.target.errors import classify, is_transient
-from sync.target.standalone import BatchRefused, Failures, Writer, skip_reply
+from sync.target.standalone import Writer
+from sync.target.transaction import BatchRefused, skip_reply
 from sync.unit import Piece, Unit
 
 REPLID = "f" * 40
@@ -70,7 +71,7 @@ class Bench:
 
     @property
     def mark(self) -> bytes:
-        return self.writer._mark_reply
+        return self.writer._transactions.mark_reply
 
 
 def good(commands: int, *results: bytes) -> bytes:
@@ -365,7 +366,7 @@ def test_an_error_without_end_is_not_gone_through_for_each_part_of_it(monkeypatc
         looked.append(len(replies))
         return skip_reply(replies, at)
 
-    monkeypatch.setattr("sync.target.standalone.skip_reply", skip)
+    monkeypatch.setattr("sync.target.transaction.skip_reply", skip)
     bench = Bench()
     bench.submit(10)
     bench.give(b"-ERR ")
