@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from canal.commands import COMMANDS, Flag, ServerKind
+from canal.commands import COMMANDS, READ, Flag, ServerKind
 from canal.framing import SIZE_AT
 from sync.config import LinkConfig
-from sync.converge import FLOWING
 from sync.expiry import LOOKED_AT, ExpiryRule
 from sync.fieldexpiry import ALWAYS, OBSERVED, WHEN_USED, FieldRule
 from sync.restore import target_of
 from sync.rewrite import Payloads, Rewriter
 from sync.rules import Adjust, Adjusted, Dropped, Rules
 from sync.transform import Transform, compose
+
+FLOWING = frozenset(
+    spelling
+    for info in COMMANDS
+    if any(spec.access & READ for spec in info.keys)
+    or info.name in (b"COPY", b"SORT", b"GEORADIUS", b"GEORADIUSBYMEMBER")
+    for spelling in (info.name, info.name.lower())
+)
+"""Commands that carry values from one key into another: two ways, they are looked at one by one."""
 
 _TIMED = frozenset(info.name for info in COMMANDS if info.flags & Flag.RELATIVE)
 _NOSCRIPT = frozenset(info.name for info in COMMANDS if info.flags & Flag.NOSCRIPT)

@@ -129,7 +129,7 @@ class Commits:
             return
         for db, argv in without_effect(batch, numbers):
             if self._converge is not None:
-                self._converge.unlike(db, argv)
+                self._converge.replies.unlike(db, argv)
             elif self._kept is not None and is_conditional(argv):
                 self._kept.ask([(db, argv[3])])
 
@@ -148,7 +148,7 @@ class Commits:
             if self._slots is not None and not self._slots.settled(argv, db):
                 self._status.filtered("slot-moved")
                 continue
-            if self._converge is not None and not batch.snapshot and self._converge.refused(db, argv, text):
+            if self._converge is not None and not batch.snapshot and self._converge.replies.refused(db, argv, text):
                 self._status.conflicts_marked += 1
                 continue
             error = self._refusals.give_up(end, db, argv, text)

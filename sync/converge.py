@@ -1,14 +1,13 @@
 """A two-way link's part in making datacenters converge: conflicts in its stream, echoes asked for, figures shown.
 
 `Converge` lives as long as the link; `open` makes the `Conflicts` of one session, which begins by reading again from
-the journal what some other datacenter has not yet seen. Nothing is remembered that the journal, the checkpoint and
-``window.json`` do not say, so that a crash anywhere is a restart.
+the journal what some other datacenter has not yet seen (`sync.past`). Nothing is remembered that the journal, the
+checkpoint and ``window.json`` do not say, so that a crash anywhere is a restart.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Container, Iterable
@@ -16,86 +15,43 @@ from functools import partial
 from typing import Final
 
 from canal.capture import Capture
-from canal.commands import COMMANDS, READ, read_keys
 from canal.errors import CanalError
 from canal.position import Position
 from canal.rdb.elements import whole_hash
 from canal.rdb.events import Key
 from canal.resp import parse
 from sync.abreast import Abreast, OwnLag
-from sync.conditional import is_conditional
 from sync.config import LinkConfig
-from sync.conflict import Conflict, Conflicts
+from sync.conflict import Conflicts
 from sync.conflictlog import ConflictLog
 from sync.doubts import Doubts
 from sync.echo import Echoed
 from sync.echoes import Echoes
-from sync.effects import is_usual
 from sync.expiry import ExpiryRule
 from sync.fieldexpiry import FieldRule
 from sync.homes import Homes, Place
+from sync.past import Past, read_again
+from sync.replies import Replies
 from sync.reunion import reunion_due_at
-from sync.rules import Dropped, Rules, Watch
+from sync.rules import Rules
 from sync.seen import format_seen, parse_position, parse_seen
 from sync.status import LinkStatus
 from sync.streams import stream_name, writer_of
-from sync.tag import PREFIX, is_reserved
+from sync.tag import PREFIX
 from sync.target.connection import Connection
 from sync.transform import Transform
-from sync.unit import Piece, UnitReader
-from sync.unjudged import Judged, Unjudged
+from sync.unit import Piece
+from sync.unjudged import Unjudged
 from sync.verify.mapping import TaskMapping
 from sync.watch import SourceWatch
 from sync.window import places_written
-from sync.windowfile import Boundary
 
 log = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.02
 _SAVE_S: Final = 1.0
 _DELAY_S: Final = 1.5
-_SLICE_BYTES: Final = 4 << 20
 _MOST_LATE: Final = 100_000
-_KEEP_BYTES: Final = 256 << 20
-"""The journal is kept from what the oldest peer has seen, but no further back than this: a datacenter that is away for
-long must not fill the disk of the others. What it then writes without having seen more counts as conflicting."""
-
-FLOWING: Final = frozenset(
-    spelling
-    for info in COMMANDS
-    if any(spec.access & READ for spec in info.keys)
-    or info.name in (b"COPY", b"SORT", b"GEORADIUS", b"GEORADIUSBYMEMBER")
-    for spelling in (info.name, info.name.lower())
-)
-"""Commands that carry values from one key into another: they are looked at one by one."""
-
-_OF_STATE: Final = (
-    "WRONGTYPE",
-    "BUSYGROUP",
-    "NOGROUP",
-    "BUSYKEY",
-    "INVALIDOBJ",
-    "ERR no such key",
-    "ERR index out of range",
-    "ERR value is not",
-    "ERR hash value is not",
-    "ERR increment",
-    "ERR decrement",
-    "ERR The ID specified in X",
-    "ERR The XGROUP subcommand requires the key",
-    "ERR Library",
-    "ERR source and destination",
-    "ERR resulting score",
-    "ERR One or more scores",
-    "ERR string exceeds",
-    "ERR bit",
-    "ERR value is out of range",
-)
-
-
-def of_state(text: str) -> bool:
-    """Does this error of a command say that the key is not what it was where the command was made?"""
-    return text.startswith(_OF_STATE)
 
 
 def datacenters_of(config: LinkConfig) -> tuple[str, ...]:
@@ -114,7 +70,7 @@ class Converge:
         self.conflicts: Conflicts | None = None
         self.expiry: ExpiryRule | None = None  # whose figures are shown
         self.fields: FieldRule | None = None  # likewise
-        self.past = ""  # for the tags: where another node would have to read from
+        self.past = Past(config)
         self.snapshot_seen = ""  # what the RDB's own tags say, once they were met
         self.lacking: Callable[[], bool] = lambda: False  # does the target lack writes that a reunion will bring?
         self._config = config
@@ -127,16 +83,12 @@ class Converge:
         self.echoes.target.lacks = lambda: self._lacks() or self._behind.late()
         self.echoes.source.says_lacks = self._source_lacks
         mapping = TaskMapping(Transform(config.transform))
-        differs = partial(self.differs, reason="reply lost")
-        self._doubts = Doubts(config, status, mapping, differs, self.never_rests, self._of_third, self._lacks)
+        replies = self.replies = Replies(config, status, self.homes, self.echoes, lambda: self.conflicts)
+        differs = partial(replies.differs, reason="reply lost")
+        self._doubts = Doubts(config, status, mapping, differs, replies.never_rests, replies.of_third, self._lacks)
         self._next_tick = 0.0
         self._next_save = 0.0
-        self._saved: tuple[int, int] | None = None
-        self._floor = -1  # where the session's window began; -1 once everybody has seen that
-        self._kept_at = -1  # the next session reads again from there, so the journal is needed from there
         self._late: dict[Place, tuple[str, int]] = {}
-        self._judged: Judged | None = None  # as far as replies were looked at
-        self._judged_saved: Judged | None = None
         status.home, status.homes_fingerprint = str(self.homes), self.homes.fingerprint
 
     def _lacks(self) -> bool:
@@ -195,22 +147,8 @@ class Converge:
         keys of that snapshot, where they are known. ``reached``: up to there some slots of the target are applied.
         """
         config, journal = self._config, capture.journal
-        past = None
-        if snapshot:
-            Boundary.forget(config.state_dir)
-            Judged.forget(config.state_dir)
-        for known in () if snapshot else (Boundary.load(config.state_dir), Boundary.parse(stored)):
-            if past is None and known is not None and known.place.offset <= start.offset:
-                past = known if journal.covers(known.place) else None
-        if past is None:
-            if not snapshot:
-                log.info("what was written before offset %d is not in the journal: it counts as written", start.offset)
-            past = Boundary(str(start), db, seen, start.offset)
-            self.keep(past)
-        else:
-            self._kept_at = past.place.offset
-        judged = None if snapshot else self._judged or Judged.load(config.state_dir) or Judged(past.place, past.db)
-        self._saved, self._floor = None, past.floor
+        past = self.past.boundary(capture, start, db, seen, snapshot, stored)
+        judged = None if snapshot else self.past.unjudged_from(past)
         others = [name for name in self.homes.datacenters if name != config.source_dc]
         disputed = [] if self.conflicts is None or snapshot else list(self.conflicts.pending)
         lapsed = None if self.conflicts is None or snapshot else self.conflicts.lapsed
@@ -235,21 +173,22 @@ class Converge:
             found.expired = lambda place, end: lapsed.was(end)
         if past.place.offset < start.offset:
             found.quiet = True  # applied, and not yet seen by everybody
-            await self._read_again(capture, rules, found, past.place.offset, past.db, start.offset, wake)
+            await read_again(capture, rules, found, past.place.offset, past.db, start.offset, wake)
             found.quiet = False
             found.progress()
         upto = max(start.offset, min(reached, journal.end))
         if judged is not None and judged.position.offset < upto and journal.covers(judged.position):
             lost = Unjudged(rules.drop)
-            await self._read_again(capture, rules, lost, judged.position.offset, judged.db, upto, wake)
+            await read_again(capture, rules, lost, judged.position.offset, judged.db, upto, wake)
             if lost.places:
                 log.info("replies about %d keys were lost: they are compared", len(lost.places))
             self._doubts.add(lost.places)
         found.quiet = True
-        self.differs((place for place in disputed if not self._of_third(place)), "not settled")
+        of_third = self.replies.of_third
+        self.replies.differs((place for place in disputed if not of_third(place)), "not settled")
         found.quiet = False
-        self._doubts.add(filter(self._of_third, disputed))  # not echoed from here: its home may have newer ones
-        self.judged(start, db)
+        self._doubts.add(filter(of_third, disputed))  # not echoed from here: its home may have newer ones
+        self.past.judged(start, db)
         return found
 
     def not_compared(self) -> None:
@@ -257,42 +196,6 @@ class Converge:
         said = "keys that were deleted while the link was lost may stand on one side: redis-canal task verify --repair"
         self._status.reunion = said
         log.error("a resync of two live sides that are not compared after it: %s", said)
-
-    def keep(self, boundary: Boundary) -> None:
-        """For the next session, here or on another node."""
-        self.past = str(boundary)
-        with contextlib.suppress(OSError):
-            boundary.save(self._config.state_dir)
-            self._kept_at = boundary.place.offset
-
-    async def _read_again(
-        self, capture: Capture, rules: Rules, watch: Watch, begin: int, db: int, end: int, wake: asyncio.Event
-    ) -> None:
-        """Show ``watch`` a stretch of the stream that is applied."""
-        past = Rules(
-            rules.source_dc, rules.drop, dict(rules.plain), lambda *_: Dropped("known"), flush="replay", watch=watch
-        )
-        units = UnitReader(begin, db, past)
-        reader = capture.reader(begin, wake.set)
-        try:
-            offset, spent = begin, 0
-            while offset < end:
-                chunk = reader.read_nowait()
-                if chunk is None:
-                    wake.clear()
-                    await wake.wait()
-                    continue
-                data = chunk.data[: end - offset]
-                units.feed(offset, data, chunk.received_ms)
-                offset += len(data)
-                spent += len(data)
-                if spent > _SLICE_BYTES:
-                    spent = 0
-                    await asyncio.sleep(0)
-                    if isinstance(watch, Conflicts):
-                        watch.progress()
-        finally:
-            reader.close()
 
     # --- while the session runs ---
 
@@ -319,34 +222,17 @@ class Converge:
             self._next_save = now + _SAVE_S
             found.learn(capture.journal.replids)
             self._log.flush()
-            self._save(capture, watch, found)
+            self.past.save(capture, watch, found)
             self._save_judged()
         self._show(found)
 
     def keep_from(self, applied: int) -> int:
         """From where on the journal is needed, when all up to ``applied`` is applied.
 
-        No later than what ``window.json`` names: it is written now and then, and the next session can come at any time.
+        No later than what the next session reads again, which can come at any time.
         """
         found = self.conflicts
-        if found is None:
-            return applied
-        bound = self._config.journal.max_bytes // 2 or _KEEP_BYTES
-        return max(min(applied, found.settled_to, self._kept_at), applied - min(bound, _KEEP_BYTES))
-
-    def _save(self, capture: Capture, watch: SourceWatch, found: Conflicts) -> None:
-        oldest = found.settled_to
-        at = watch.boundary_before(oldest)
-        if at is None or at == self._saved:
-            return
-        replid = capture.journal.replid_at(at[0])
-        if replid is None:
-            return
-        if oldest >= self._floor:
-            self._floor = -1
-        self.keep(Boundary(f"{replid}:{at[0]}", at[1], found.seen_at(at[0]), self._floor))
-        found.lapsed.forget_before(self._kept_at)
-        self._saved = at
+        return applied if found is None else self.past.keep_from(applied, found.settled_to)
 
     def _suspend(self, found: Conflicts) -> None:
         others = ", ".join(f"{name} ({fingerprint})" for name, fingerprint in sorted(found.strangers.items()))
@@ -382,68 +268,17 @@ class Converge:
         if echoed.outcome in ("big", "failed") and self.conflicts is not None:
             self.conflicts.drop(echoed.place)
 
-    # --- what the target's replies say ---
-
-    def refused(self, db: int, argv: list[bytes], text: str) -> bool:
-        """A command met another state at the target. False when the error says something else."""
-        if not of_state(text):
-            return False
-        self.differs(places_of(db, argv), "reply")
-        return True
-
-    def unlike(self, db: int, argv: list[bytes]) -> None:
-        """A command had no effect at the target where it must have had one, or where that cannot be told."""
-        if is_conditional(argv):
-            self._status.expiry_refused += 1
-            # An expired key that lives on at the target. Nobody meant the key's end, so the living one is written
-            # again; where both wrote it since, that is a conflict as any other.
-            self.echoes.target.ask([(db, argv[3])])
-        elif is_usual(argv) and self.conflicts is not None:
-            self.conflicts.quiet = True
-            self.differs(places_written(db, argv), "reply")
-            self.conflicts.quiet = False
-        else:
-            self._status.conflicts_marked += 1
-            self.differs(places_of(db, argv), "reply")
-
-    def differs(self, places: Iterable[Place], reason: str) -> None:
-        """Keys that are not the same on both sides: their home is made to echo them."""
-        found = self.conflicts
-        for place in places:
-            home = self.homes.home(place)
-            if found is not None:
-                found.mark(place, reason)
-            if home == self._config.target_dc:
-                self.echoes.target.ask([place])
-            elif found is not None:
-                found.restate(place)
-
-    def never_rests(self, places: Iterable[Place]) -> None:
-        """Keys written so often that nobody can say whether they differ: whoever writes them echoes them.
-
-        The other side's state, its home's too, lacks what is on its way, and a queue set back to that gives elements
-        out twice.
-        """
-        found = self.conflicts
-        for place in places:
-            ours = found is not None and found.local_window.get(place) > found.oldest_seen
-            (self.echoes.source if ours else self.echoes.target).ask([place])
-
-    def _of_third(self, place: Place) -> bool:
-        """Is its home none of the two that are compared? Then what differs may be on its way from there."""
-        return self.homes.home(place) not in (self._config.source_dc, self._config.target_dc)
-
     def judged(self, position: Position, db: int) -> None:
         """Replies to all writes up to there were looked at."""
-        self._judged = Judged(position, db)
+        self.past.judged(position, db)
 
     def _save_judged(self) -> None:
         """Not while there is a conflict that reading the stream again would not find."""
         marked = self.conflicts is not None and any(entry.marked for entry in self.conflicts.pending.values())
-        if self._judged is not None and self._judged != self._judged_saved and not marked and not self._doubts:
-            with contextlib.suppress(OSError):
-                self._judged.save(self._config.state_dir)
-                self._judged_saved = self._judged
+        if not marked and not self._doubts:
+            self.past.save_judged()
+
+    # --- a mesh ---
 
     def broke_order(self, pieces: Iterable[Piece], name: str, offset: int) -> None:
         """A batch goes before what it builds on: its keys are echoed from here once the target has that."""
@@ -468,12 +303,3 @@ class Converge:
         """The link ends."""
         self._log.flush()
         self._save_judged()
-
-
-def places_of(db: int, argv: list[bytes]) -> list[Place]:
-    """Keys that a command writes, and those whose values it carries into them."""
-    places = [*places_written(db, argv), *((db, key) for _, key in read_keys(argv))]
-    return [place for place in dict.fromkeys(places) if not is_reserved(place[1])]
-
-
-__all__ = ["FLOWING", "Conflict", "Converge", "datacenters_of", "of_state", "places_of"]

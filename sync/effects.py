@@ -5,7 +5,7 @@ key is not what it was there: a COPY without a source, an LPOP of an empty list,
 That is told apart from 0 and nil that say nothing (HSET of a field that was there, SETBIT of a bit that was 0), and
 from commands after which both sides are the same whatever was there before (DEL, SADD, SREM, HDEL of the same members).
 
-Errors are judged elsewhere (`sync.converge.of_state`). See docs/architecture/two-way.md.
+Errors are judged elsewhere (`sync.replies.of_state`). See docs/architecture/two-way.md.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class Streaming:
             if converge is not None:
                 converge.tick(capture, session.watch)
                 if isinstance(writer, Writer):
-                    session.tagger.past = converge.past
+                    session.tagger.past = converge.past.said
             if not self._single:
                 size.bound()
             # a unit that goes alone really does, so that a connection that breaks names it

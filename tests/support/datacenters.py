@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from canal.commands import ServerKind
 from canal.resp import encode, parse
+from sync.adjust import FLOWING
 from sync.batch import Batch, Batcher
 from sync.conflict import Conflicts
-from sync.converge import FLOWING
 from sync.effects import JUDGED
 from sync.expiry import LOOKED_AT
 from sync.homes import Homes

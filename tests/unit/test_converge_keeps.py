@@ -33,10 +33,10 @@ def test_no_later_than_what_the_state_directory_names(converge: Converge, tmp_pa
     left a session without its past, so that every key counted as written, and older values were echoed over newer ones.
     """
     assert converge.conflicts is not None
-    converge.keep(Boundary(f"{REPLID}:100", 0, ""))
+    converge.past.keep(Boundary(f"{REPLID}:100", 0, ""))
     converge.conflicts.settled_to = 5000
     assert converge.keep_from(6000) == 100
-    converge.keep(Boundary(f"{REPLID}:4000", 0, ""))
+    converge.past.keep(Boundary(f"{REPLID}:4000", 0, ""))
     assert converge.keep_from(6000) == 4000
     converge.conflicts.settled_to = 300
     assert converge.keep_from(6000) == 300
@@ -44,9 +44,9 @@ def test_no_later_than_what_the_state_directory_names(converge: Converge, tmp_pa
 
 def test_a_full_disk_leaves_the_file_before(converge: Converge, tmp_path: Path) -> None:
     assert converge.conflicts is not None
-    converge.keep(Boundary(f"{REPLID}:100", 0, ""))
+    converge.past.keep(Boundary(f"{REPLID}:100", 0, ""))
     (tmp_path / "window.json.new").mkdir()  # nothing can be written there
-    converge.keep(Boundary(f"{REPLID}:4000", 0, ""))
+    converge.past.keep(Boundary(f"{REPLID}:4000", 0, ""))
     converge.conflicts.settled_to = 5000
     found = Boundary.load(tmp_path)
     assert found is not None and found.place.offset == converge.keep_from(6000) == 100
