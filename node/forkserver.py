@@ -44,7 +44,12 @@ def die_with_parent(parent: int) -> None:
 
 
 def serve(control: socket.socket, work: Callable[[socket.socket], int]) -> None:
-    """Fork a worker for each request until the daemon closes its end."""
+    """Fork a worker for each request until the daemon closes its end, or is gone."""
+    with contextlib.suppress(ConnectionError):  # a daemon that was killed hears no answer
+        _serve(control, work)
+
+
+def _serve(control: socket.socket, work: Callable[[socket.socket], int]) -> None:
     woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
@@ -115,7 +120,8 @@ def main() -> None:
 
     gc.collect()
     gc.freeze()  # the loaded pipeline is never looked at by a worker's collector, so its pages stay shared
-    control.send(json.dumps({"ready": os.getpid()}).encode())
+    with contextlib.suppress(ConnectionError):
+        control.send(json.dumps({"ready": os.getpid()}).encode())
     serve(control, work)
 
 

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -145,3 +147,27 @@ async def test_frames_survive_any_split_and_a_torn_end_is_an_end() -> None:
     absurd = asyncio.StreamReader()
     absurd.feed_data(b"\xff\xff\xff\xff")
     assert await frames.read(absurd) is None
+
+
+def test_a_daemon_that_is_gone_before_it_is_answered_leaves_no_traceback() -> None:
+    """Killed between its question and the answer: who closes the line instead is a test, which hears what is said."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(30)
+    command = [sys.executable, "-m", "node.forkserver", str(theirs.fileno()), str(os.getpid())]
+    with theirs:
+        process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], cwd=ROOT, stderr=subprocess.PIPE
+        )  # dies with us
+    try:
+        with ours:
+            assert b"ready" in ours.recv(100)
+            near, far = socket.socketpair()
+            process.send_signal(signal.SIGSTOP)
+            socket.send_fds(ours, [b'{"spawn": 1}'], [far.fileno()])
+            near.close()
+            far.close()
+        process.send_signal(signal.SIGCONT)
+        _, said = process.communicate(timeout=30)
+        assert (process.returncode, said) == (0, b"")
+    finally:
+        end(process)
