@@ -134,7 +134,7 @@ def test_a_failed_task_says_why_and_a_changed_one_goes_on(
     page.get_by_role("alert").get_by_text("holds 1 keys and no checkpoint").wait_for()
     window.shoot("task-failed")
     page.get_by_role("link", name="Edit").click()
-    area = page.get_by_label("Specification")
+    area = page.get_by_label("Specification", exact=True)  # not the one of the page before, which shows it too
     text = area.input_value()
     area.fill(text + "snapshot: {stale_keys: shred}\n")
     page.get_by_role("button", name="Check and save").click()
